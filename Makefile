@@ -1,0 +1,42 @@
+# make demo   fine-tune on a little generated problem (or DATA=train.csv), end with a picture
+# make test   the fast tests
+# make lint   ruff, mypy, import contracts
+# make clean  remove caches and build products (not .venv)
+#
+# PYTHON: any Python from 3.11 on.  TORCH: what pip installs for torch (pin or choose a build here).
+PYTHON ?= python3
+TORCH ?= torch torchvision
+DATA ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/semseg-automl demo $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find semseg_automl tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,41 @@
+"""Where things lie in a model's folder.
+
+::
+
+    model/
+      README.md                    model card, for people
+      current.json                 which version counts, and the sha256 of its manifest
+      v-<16 hex digits>/           named by its content, written once, never changed
+        manifest.json
+        adapter.safetensors  head.safetensors  [probe.safetensors]  [backbone.safetensors]
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+POINTER, MANIFEST, CARD = "current.json", "manifest.json", "README.md"
+ADAPTER, HEAD, PROBE, BACKBONE = (f"{part}.safetensors" for part in ("adapter", "head", "probe", "backbone"))
+REQUIRED, OPTIONAL = (ADAPTER, HEAD), (PROBE, BACKBONE)
+VERSION_NAME = re.compile(r"v-[0-9a-f]{16}")
+
+
+def holds_model(folder: str | Path) -> bool:
+    """Whether a folder looks like a saved model (it has a pointer file); its content is not checked."""
+    return (Path(folder) / POINTER).is_file()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old bytes or the new ones, never a part."""
+    temporary = path.with_name(f".writing-{uuid.uuid4().hex}")  # not mkstemp: it ignores the umask
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

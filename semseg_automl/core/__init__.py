@@ -1,0 +1,1 @@
+"""Frozen dataclasses, errors, hardware facts and logging: standard library only."""

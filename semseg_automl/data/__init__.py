@@ -1,0 +1,1 @@
+"""Tables, pictures, masks, splits, augmentation and the torch data set; imports nothing by itself."""

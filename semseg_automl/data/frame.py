@@ -1,0 +1,239 @@
+"""A user's table, whatever its form, checked once and turned into :class:`Samples`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from semseg_automl.core.errors import DataError, suggest
+from semseg_automl.core.log import get_logger
+from semseg_automl.data.complaints import Complaints
+from semseg_automl.data.images import Source, as_path, describe, image_size, parallel
+
+_log = get_logger("data")
+_TABLES = {".csv": ",", ".tsv": "\t"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """N checked pictures: sources, masks (None where not asked for), sizes (H, W) and row labels."""
+
+    images: tuple[Source, ...]
+    masks: tuple[Source, ...] | None
+    sizes: tuple[tuple[int, int], ...]
+    index: pd.Index
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, positions: Iterable[int]) -> Samples:
+        """The rows at the given positions, in that order."""
+        chosen = [int(p) for p in positions]
+        return Samples(
+            images=tuple(self.images[p] for p in chosen),
+            masks=None if self.masks is None else tuple(self.masks[p] for p in chosen),
+            sizes=tuple(self.sizes[p] for p in chosen),
+            index=self.index[chosen],
+        )
+
+
+def check_table(
+    data: Any,
+    y: Any = None,
+    *,
+    image: str = "image",
+    label: str = "label",
+    need_label: bool,
+    role: str = "train_data",
+) -> Samples:
+    """Check a table of pictures (and masks) and gather everything that is wrong with it.
+
+    Picture headers are read (size, completeness); masks are fully read later by ``scan_masks``.
+
+    Parameters
+    ----------
+    data : DataFrame; path of a .csv or .tsv; Series, list or array of pictures; or one picture
+        A picture is a path, ``file://`` URL, (H, W) or (H, W, C) array, or PIL image. Relative paths
+        are relative to the csv file, else to the working directory. An array of 4 axes is a list.
+    y : Series, list or array of masks, optional
+        By position, used instead of the column ``label``.
+    image, label : str
+        Column names.
+    need_label : bool
+        If False, neither ``y`` nor the label column is looked at.
+    role : str
+        What messages call the table.
+
+    Returns
+    -------
+    Samples
+        Paths made absolute; ``index`` is the DataFrame's or Series' own, else 0..N-1.
+
+    Raises
+    ------
+    DataError
+        One error with every complaint, grouped by kind, with the first row labels.
+    """
+    complaints = Complaints(role)
+    images, masks, index, base = _columns(
+        data, y if need_label else None, image, label, need_label, complaints
+    )
+    if not len(images):
+        complaints.add("empty", "there is not one row")
+    complaints.raise_if_any()
+    pictures = _check_cells(images, index, base, "image", complaints)
+    targets = _check_cells(masks, index, base, "mask", complaints) if need_label else None
+    if targets is not None:
+        _compare_sizes(pictures, targets, index, complaints)
+    complaints.raise_if_any()
+    return Samples(
+        images=tuple(source for source, _ in pictures),
+        masks=None if targets is None else tuple(source for source, _ in targets),
+        sizes=tuple(size for _, size in pictures),
+        index=index,
+    )
+
+
+def _columns(
+    data: Any, y: Any, image: str, label: str, need_label: bool, complaints: Complaints
+) -> tuple[Sequence[Any], Sequence[Any], pd.Index, str]:
+    """Cells of the image and mask columns, row labels, and the folder relative paths start from."""
+    base = os.getcwd()
+    if isinstance(data, (str, os.PathLike)) and os.path.splitext(as_path(data))[1].lower() in _TABLES:
+        base = os.path.dirname(os.path.abspath(as_path(data)))
+        data = _read_csv(as_path(data), image, label, complaints)
+    if isinstance(data, pd.DataFrame):
+        wanted = [image, label] if need_label and y is None else [image]
+        for name in wanted:
+            if name not in data.columns:
+                columns = [str(c) for c in data.columns]
+                text = f"{name!r} is not among the columns {columns}.{suggest(name, columns)}"
+                complaints.add("missing column", text)
+            elif isinstance(data[name], pd.DataFrame):
+                complaints.add("ambiguous column", f"{name!r} occurs more than once")
+        complaints.raise_if_any()
+        images, index = list(data[image]), data.index
+        masks = list(data[label]) if len(wanted) == 2 else []
+    else:
+        images, index = _as_cells(data)
+        masks = []
+        if need_label and y is None:
+            complaints.add(
+                "no masks", f"pass a DataFrame with the columns {image!r} and {label!r}, or y=masks"
+            )
+    if y is not None:
+        masks = _aligned_masks(y, index, complaints)
+    return images, masks, index, base
+
+
+def _read_csv(path: str, image: str, label: str, complaints: Complaints) -> pd.DataFrame:
+    separator = _TABLES[os.path.splitext(path)[1].lower()]
+    try:
+        return pd.read_csv(path, sep=separator, dtype={image: str, label: str})
+    except FileNotFoundError:
+        complaints.add("missing file", path)
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        complaints.add("unreadable table", f"{path}: {error}")
+    complaints.raise_if_any()
+    return pd.DataFrame()
+
+
+def _as_cells(data: Any) -> tuple[list[Any], pd.Index]:
+    """A list of pictures (or masks) and their row labels from anything that is not a DataFrame."""
+    if isinstance(data, pd.Series):
+        return list(data), data.index
+    if isinstance(data, np.ndarray) and data.dtype == object:
+        data = list(data.reshape(-1))
+    elif isinstance(data, np.ndarray) and (data.ndim == 4 or data.dtype.kind in "UT"):
+        data = [str(s) for s in data.reshape(-1)] if data.dtype.kind in "UT" else list(data)
+    elif isinstance(data, (str, os.PathLike, np.ndarray, Image.Image)) or hasattr(data, "__array__"):
+        data = [data]
+    elif isinstance(data, Iterable) and not isinstance(data, (dict, bytes)):
+        data = list(data)
+    else:
+        raise DataError(
+            f"A {type(data).__name__} is no table of pictures: pass a DataFrame, a csv file's path, "
+            "a list of paths, one path, an array or a PIL image."
+        )
+    return data, pd.RangeIndex(len(data))
+
+
+def _aligned_masks(y: Any, index: pd.Index, complaints: Complaints) -> list[Any]:
+    if isinstance(y, pd.DataFrame):
+        if y.shape[1] != 1:
+            complaints.add("y", f"a DataFrame of {y.shape[1]} columns; pass the one with the masks")
+            return []
+        y = y.iloc[:, 0]
+    if isinstance(y, np.ndarray) and y.ndim == 3 and y.shape[0] == len(index) != 1:
+        y = list(y)  # (N, H, W): N masks
+    masks, labels = _as_cells(y)
+    if len(masks) != len(index):
+        complaints.add("y", f"{len(masks)} masks for {len(index)} pictures")
+    elif isinstance(y, pd.Series) and not labels.equals(index) and set(labels) == set(index):
+        _log.warning("y has the rows of the table in another order; masks are matched by position.")
+    return masks
+
+
+def _check_cells(
+    cells: Sequence[Any], index: pd.Index, base: str, what: str, complaints: Complaints
+) -> list[tuple[Any, Any]]:
+    """(source, size) per cell; size None (and a complaint) where the cell is no picture."""
+    out: list[tuple[Any, Any]] = []
+    found = parallel(lambda cell: _check_cell(cell, base), cells)
+    for row, (source, size, kind, text) in zip(index, found, strict=True):
+        if kind is not None:
+            complaints.add(f"{kind} {what}", text, row)
+        out.append((source, size))
+    return out
+
+
+def _check_cell(cell: Any, base: str) -> tuple[Any, tuple[int, int] | None, str | None, str]:
+    """(source, size, kind of complaint or None, its text) of one cell."""
+    if isinstance(cell, (str, os.PathLike)):
+        if not os.fspath(cell).strip():
+            return None, None, "no", "the cell is empty"
+        if "://" in os.fspath(cell)[:12] and not os.fspath(cell).lower().startswith("file:"):
+            return None, None, "remote", f"{os.fspath(cell)}: download it first and give its path"
+        source: Any = os.path.abspath(os.path.join(base, as_path(cell)))
+        if not os.path.isfile(source):
+            folder = (
+                " is a folder; datasets.from_folders makes a table of two" if os.path.isdir(source) else ""
+            )
+            return None, None, "missing", source + folder
+    elif isinstance(cell, Image.Image):
+        source = cell
+    elif isinstance(cell, np.ndarray) or hasattr(cell, "__array__"):
+        source = np.asarray(cell)
+    elif cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and np.isnan(cell)):
+        return None, None, "no", f"the cell is empty ({cell})"
+    else:
+        return None, None, "unsupported", f"a {type(cell).__name__}; give a path, an array or a PIL image"
+    try:
+        return source, image_size(source), None, ""
+    except DataError as error:
+        kind = "unsupported" if isinstance(source, np.ndarray) else "unreadable"
+        return source, None, kind, str(error)
+
+
+def _compare_sizes(
+    pictures: list[tuple[Any, Any]], targets: list[tuple[Any, Any]], index: pd.Index, complaints: Complaints
+) -> None:
+    for row, (picture, size), (mask, mask_size) in zip(index, pictures, targets, strict=True):
+        if size is None or mask_size is None or size == mask_size:
+            continue
+        hint = ""
+        if size == mask_size[::-1]:
+            hint = " (turned by 90 degrees: does only one of the two carry an EXIF orientation?)"
+        names = describe(picture), describe(mask)
+        text = f"{names[0]} is {_size(size)}, {names[1]} is {_size(mask_size)}{hint}"
+        complaints.add("mask of another size than its image", text, row)
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,0 +1,134 @@
+"""Train/validation split of one table: rare classes stay in training first, groups are never cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from semseg_automl.core.errors import ConfigError, DataError
+from semseg_automl.core.log import get_logger
+from semseg_automl.data.frame import Samples
+from semseg_automl.data.masks import LabelScan
+
+_log = get_logger("data")
+_FRACTION = 0.15
+_MOST = 200
+
+
+def split_samples(
+    samples: Samples,
+    scan_or_presence: LabelScan | np.ndarray,
+    *,
+    holdout_frac: float | None = None,
+    groups: Any = None,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose validation pictures.
+
+    Classes are dealt with from the rarest to the commonest (iterative stratification, Sechidis,
+    Tsoumakas and Vlahavas, ECML PKDD 2011, simplified): each gets about its share of validation
+    pictures, but a class that occurs in one picture (or group) only stays in training, and no
+    class loses more than half of its pictures while another choice exists.
+
+    Parameters
+    ----------
+    samples : Samples, N rows
+    scan_or_presence : LabelScan, or (N, K) bool from ``labels.presence``
+    holdout_frac : float in (0, 1), optional
+        Share of validation; None: 15 %, at most 200 pictures. At least one picture either way.
+    groups : array-like of N labels, optional
+        Rows of equal label stay on one side (video, patient, field, ...).
+    seed : int
+        Same arguments and seed, same split.
+
+    Returns
+    -------
+    train, validation : int64 arrays of positions, ascending
+        Disjoint and complete, except that where there is one picture (or one group) only, both
+        sides are all of it, with a warning.
+
+    Raises
+    ------
+    ConfigError, DataError
+        ``holdout_frac`` out of range; ``groups`` of another length or with empty cells.
+    """
+    n = len(samples)
+    if holdout_frac is not None and not 0.0 < holdout_frac < 1.0:
+        raise ConfigError(f"holdout_frac lies between 0 and 1, got {holdout_frac!r}.")
+    fraction = _FRACTION if holdout_frac is None else float(holdout_frac)
+    wanted = int(np.clip(round(fraction * n), 1, max(1, n - 1)))
+    if holdout_frac is None:
+        wanted = min(wanted, _MOST)
+    unit_of, n_units = _units(groups, n)
+    if n_units == 1:
+        what = "picture" if n == 1 else "group"
+        _log.warning(
+            "One %s only: it is used for training and for validation; scores flatter the model.", what
+        )
+        return np.arange(n), np.arange(n)
+    chosen = _choose(unit_of, n_units, _presence(scan_or_presence, n), wanted, np.random.default_rng(seed))
+    held = chosen[unit_of]
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _units(groups: Any, n: int) -> tuple[np.ndarray, int]:
+    """Unit number per picture: its group, or itself."""
+    if groups is None:
+        return np.arange(n), n
+    labels = np.asarray(groups, dtype=object).reshape(-1)
+    if len(labels) != n:
+        raise DataError(f"groups has {len(labels)} labels for {n} pictures.")
+    units, names = pd.factorize(labels)  # -1 where a cell is empty
+    empty = np.flatnonzero(units < 0)
+    if empty.size:
+        raise DataError(f"groups has {empty.size} empty cells, the first at position {empty[0]}.")
+    return units, len(names)
+
+
+def _presence(scan_or_presence: LabelScan | np.ndarray, n: int) -> np.ndarray:
+    if isinstance(scan_or_presence, LabelScan):
+        found = scan_or_presence.counts(scan_or_presence.values) > 0
+    else:
+        found = np.asarray(scan_or_presence, bool)
+    if found.shape[0] != n:
+        raise DataError(f"The scan has {found.shape[0]} masks for {n} pictures.")
+    return found
+
+
+def _choose(
+    unit_of: np.ndarray, n_units: int, found: np.ndarray, wanted: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Bool per unit: goes to validation."""
+    sizes = np.bincount(unit_of, minlength=n_units)
+    counts = np.zeros((n_units, found.shape[1]), np.int64)  # pictures per unit and class
+    np.add.at(counts, unit_of, found.astype(np.int64))
+    total = counts.sum(0)
+    order = rng.permutation(n_units)
+    chosen = np.zeros(n_units, bool)
+    held, room = np.zeros_like(total), wanted
+
+    def take(unit: int, kept: np.ndarray) -> bool:
+        """Move a unit to validation if there is room and every class of it keeps enough pictures."""
+        nonlocal held, room
+        after, touched = held + counts[unit], counts[unit] > 0
+        if chosen[unit] or sizes[unit] > room or (total - after < kept)[touched].any():
+            return False
+        chosen[unit], held, room = True, after, room - int(sizes[unit])
+        return True
+
+    half = (total + 1) // 2
+    for k in np.argsort(total, kind="stable"):
+        share = max(1, round(wanted / len(unit_of) * total[k]))
+        for unit in order[counts[order, k] > 0]:
+            if held[k] >= share or not room:
+                break
+            take(int(unit), half)
+    for kept in (half, np.minimum(total, 1), np.zeros_like(total)):  # fill up, from strict to any
+        if kept.any() or not chosen.any():
+            for unit in order:
+                take(int(unit), kept)
+    if not chosen.any():  # every group is larger than wanted
+        chosen[min(order, key=lambda u: sizes[u])] = True
+    return chosen

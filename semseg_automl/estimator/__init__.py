@@ -1,0 +1,1 @@
+"""The façade: scikit-learn's contract over the rooms below; owns no algorithm."""

@@ -1,0 +1,210 @@
+"""Folders of models: where a fit writes, what it writes, and how a model comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semseg_automl.artifacts.layout import holds_model, replace_file
+from semseg_automl.artifacts.probe import check_probe, make_probe
+from semseg_automl.artifacts.read import StoredModel, read_model
+from semseg_automl.artifacts.schema import Manifest
+from semseg_automl.artifacts.write import write_model
+from semseg_automl.core.config import RunConfig
+from semseg_automl.core.errors import ArtifactError
+from semseg_automl.core.results import ModelRow
+from semseg_automl.data.images import IntensityScaling
+from semseg_automl.data.labels import LabelMap
+from semseg_automl.models.build import build_segmenter
+from semseg_automl.models.checkpoints import ResolvedWeights, resolve_weights
+from semseg_automl.models.segmenter import Segmenter
+from semseg_automl.training.job import ModelState, TrainResult
+
+SUMMARY = "fit_summary.json"
+DEFAULT_ROOT = "SemsegModels"
+
+
+def choose_folder(path: str | os.PathLike[str] | None, *, resume: bool, is_clone: bool) -> Path:
+    """The folder that a fit writes into, created and writable.
+
+    None: a new time-stamped folder under ``./SemsegModels``. A clone (cross-validation) takes the
+    first free subfolder ``fit_N`` of ``path``, so that folds never overwrite each other.
+
+    Raises
+    ------
+    ArtifactError
+        The folder holds a model and ``resume`` is False, is a file, or can't be written.
+    """
+    folder = _new_folder() if path is None else Path(path).expanduser()
+    if path is not None and is_clone:
+        folder = next(f for n in range(1, 10**6) if not (f := Path(path).expanduser() / f"fit_{n}").exists())
+    if not resume and (holds_model(folder) or (folder / SUMMARY).exists()):
+        raise ArtifactError(
+            f"path={str(folder)!r} already holds a model. Choose another folder, delete it, or pass resume=True "
+            "to go on from it."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f".write-test-{os.getpid()}"
+        scratch.write_bytes(b"")
+        scratch.unlink()
+    except OSError as error:
+        raise ArtifactError(
+            f"path={str(folder)!r} can't be written: {error}. Pass path= with a folder you may write to."
+        ) from error
+    return folder
+
+
+def _new_folder() -> Path:
+    root = Path(DEFAULT_ROOT) / time.strftime("%Y%m%d_%H%M%S")
+    candidates = [root, *(root.with_name(f"{root.name}_{n}") for n in range(2, 1000))]
+    return next(f for f in candidates if not f.exists())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model with everything that its use needs."""
+
+    state: ModelState
+    config: RunConfig
+    label_map: LabelMap
+    scaling: IntensityScaling | None
+    weights: ResolvedWeights
+    threshold: float
+    metrics: Mapping[str, float]
+    info: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, result: TrainResult, **parts: Any) -> Trained:
+        """From a training result and the facts around it."""
+        return cls(state=result.model, threshold=result.threshold, metrics=result.metrics, **parts)
+
+    def segmenter(self) -> Segmenter:
+        """Build the network and load the trained tensors, in evaluation mode."""
+        segmenter = build_segmenter(self.config, self.label_map.num_outputs, weights=self.weights)
+        segmenter.load_trainable_state(dict(self.state.adapter), dict(self.state.head))
+        return segmenter.eval()
+
+
+def write(
+    folder: Path, model: Trained, *, segmenter: Segmenter | None = None, include_backbone: bool = False
+) -> None:
+    """Write a model into ``folder``; the folder's earlier model stays until the new one is complete."""
+    binary = model.label_map.problem_type == "binary"
+    manifest = Manifest(
+        label_map=model.label_map.to_json(),
+        config=model.config.to_json(),
+        scaling=None if model.scaling is None else vars(model.scaling).copy(),
+        backbone={"name": model.weights.name, "source": model.weights.source, "sha256": model.weights.sha256},
+        threshold=model.threshold if binary else None,
+        metrics=model.metrics,
+        info=model.info,
+    )
+    probe = make_probe(segmenter or model.segmenter())
+    backbone = model.weights.load() if include_backbone else None
+    write_model(folder, manifest, model.state.adapter, model.state.head, probe, backbone=backbone)
+
+
+def read(folder: str | os.PathLike[str]) -> tuple[Trained, Segmenter]:
+    """Read a model, build its network and compare its output with the stored probe.
+
+    Raises
+    ------
+    ArtifactError
+        The folder holds no model, or one that was changed or does not compute what it computed.
+    WeightsError
+        The backbone that the model was trained on can't be found.
+    """
+    stored = read_model(folder)
+    trained = _trained(stored)
+    segmenter = trained.segmenter()
+    if stored.probe is not None:
+        check_probe(segmenter, stored.probe)
+    return trained, segmenter
+
+
+def _trained(stored: StoredModel) -> Trained:
+    manifest = stored.manifest
+    name = manifest.backbone["name"]
+    if stored.backbone is not None:
+        weights = ResolvedWeights.in_memory(name, stored.backbone)
+    else:
+        weights = resolve_weights(name, sha256=manifest.backbone["sha256"] or None)
+    scaling = None if manifest.scaling is None else IntensityScaling(**manifest.scaling)
+    return Trained(
+        state=ModelState(adapter=stored.adapter, head=stored.head),
+        config=RunConfig.from_json(manifest.config),
+        label_map=LabelMap.from_json(manifest.label_map),
+        scaling=scaling,
+        weights=weights,
+        threshold=0.5 if manifest.threshold is None else manifest.threshold,
+        metrics=manifest.metrics,
+        info=manifest.info,
+    )
+
+
+def write_summary(folder: Path, rows: Sequence[ModelRow], summary: Mapping[str, Any]) -> None:
+    """Keep the leaderboard and the summary of a fit beside its model."""
+    content = {"rows": [row.to_json() for row in rows], "summary": dict(summary)}
+    text = json.dumps(content, indent=2, sort_keys=True, default=str)
+    try:
+        replace_file(folder / SUMMARY, (text + "\n").encode())
+    except OSError as error:
+        raise ArtifactError(f"{folder / SUMMARY} can't be written: {error}") from error
+
+
+def read_summary(folder: str | os.PathLike[str]) -> tuple[list[ModelRow], dict[str, Any]]:
+    """The leaderboard rows and summary stored beside a model; empty where there are none."""
+    path = Path(folder) / SUMMARY
+    if not path.is_file():
+        return [], {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [ModelRow.from_json(row) for row in content["rows"]], content["summary"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} can't be read: {error}") from error
+
+
+def initial_state(
+    folder: str | os.PathLike[str], label_map: LabelMap, config: RunConfig, backbone: str
+) -> tuple[ModelState, RunConfig]:
+    """A saved model's tensors as the start of a new training, and the configuration they need.
+
+    Adapter and head shapes are the saved model's; classes are matched by name, new ones start
+    from the backbone's tokens (see ``Segmenter.expand_state``).
+    """
+    stored = read_model(folder)
+    trained = _trained(stored)
+    if trained.weights.name != backbone and backbone != "auto":
+        raise ArtifactError(
+            f"init_from={str(folder)!r} was trained on the backbone {trained.weights.name!r}, not {backbone!r}. "
+            "Pass the same backbone."
+        )
+    structural = {
+        **vars(trained.config.adapter),
+        "head": trained.config.model.head,
+        "num_queries": trained.config.model.num_queries,
+    }
+    config = config.replace(**structural)
+    old, new = trained.label_map, label_map
+    if old.problem_type != new.problem_type:
+        raise ArtifactError(
+            f"init_from={str(folder)!r} is a {old.problem_type} model, the new table is {new.problem_type}."
+        )
+    head = dict(trained.state.head)
+    if old.num_outputs > 1 and (old.names != new.names):
+        source = [old.names.index(name) if name in old.names else -1 for name in new.names]
+        fresh = build_segmenter(config, new.num_outputs, weights=trained.weights)
+        head = fresh.map_head_state(head, source)
+    return ModelState(adapter=_floats(trained.state.adapter), head=_floats(head)), config
+
+
+def _floats(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}

@@ -1,0 +1,127 @@
+"""Using a fitted model: masks, probabilities, scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from semseg_automl.core.errors import DataError
+from semseg_automl.core.log import get_logger
+from semseg_automl.data.frame import Samples, check_table
+from semseg_automl.data.labels import read_raw_mask
+from semseg_automl.inference.writer import MaskWriter
+from semseg_automl.metrics.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    from semseg_automl.estimator.segmentor import SemanticSegmentor
+
+_LOG = get_logger("estimator")
+
+
+def is_single(data: Any) -> bool:
+    """Whether ``data`` is one picture rather than a table or list of them."""
+    if isinstance(data, Image.Image):
+        return True
+    if isinstance(data, np.ndarray):
+        return data.dtype != object and data.dtype.kind not in "UT" and data.ndim in (2, 3)
+    if isinstance(data, str | os.PathLike):
+        return not str(os.fspath(data)).lower().endswith((".csv", ".tsv"))
+    return False
+
+
+def _answer(data: Any, samples: Samples, values: list[Any], name: str) -> Any:
+    """One value for one picture, else a Series of objects indexed as the input."""
+    if is_single(data):
+        return values[0]
+    cells = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):
+        cells[i] = value
+    return pd.Series(cells, index=samples.index, name=name)
+
+
+def predict_masks(
+    seg: SemanticSegmentor, data: Any, *, output_dir: Any, batch_size: int | str, tta: bool
+) -> Any:
+    """See ``SemanticSegmentor.predict``."""
+    predictor = seg._get_predictor()
+    samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
+    if output_dir is None:
+        masks: list[Any] = [None] * len(samples)
+        for i, mask in predictor.iter_masks(samples.images, batch_size, tta=tta):
+            masks[i] = mask
+        return _answer(data, samples, masks, seg.label)
+    key = f"{seg._model.info.get('fit_id', '')}{sorted(seg.best_config_.items())}{seg.best_score_}{tta}"
+    writer = MaskWriter(output_dir, samples.images, key=key)
+    todo = writer.unfinished()
+    for k, mask in predictor.iter_masks([samples.images[i] for i in todo], batch_size, tta=tta):
+        writer.write(todo[k], mask)
+    return _answer(data, samples, [str(p) for p in writer.paths], seg.label)
+
+
+def predict_probabilities(seg: SemanticSegmentor, data: Any, *, batch_size: int | str, tta: bool) -> Any:
+    """See ``SemanticSegmentor.predict_proba``."""
+    predictor = seg._get_predictor()
+    samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
+    found: list[Any] = [None] * len(samples)
+    for i, probability in predictor.iter_probabilities(samples.images, batch_size, tta=tta):
+        found[i] = probability
+    return _answer(data, samples, found, seg.label)
+
+
+def evaluate_table(
+    seg: SemanticSegmentor,
+    data: Any,
+    y: Any,
+    names: Iterable[str] | None,
+    *,
+    per_class: bool,
+    per_image: bool,
+    strict_labels: bool,
+) -> Any:
+    """See ``SemanticSegmentor.evaluate``: one pass, one picture's probabilities at a time."""
+    predictor = seg._get_predictor()
+    label_map = seg._model.label_map
+    binary = label_map.problem_type == "binary"
+    evaluator = Evaluator(label_map.n_classes, binary, predictor.threshold if binary else 0.5)
+    metrics = None if names is None else list(names)
+    evaluator.result(metrics)  # a wrong name is refused before any work
+    samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
+    targets = _targets(samples, label_map, strict_labels)
+    order = []
+    for i, probability in predictor.iter_probabilities(samples.images, tta=seg._tta(None)):
+        evaluator.add(probability, targets(i))
+        order.append(i)
+    if per_class:
+        rows = pd.DataFrame(evaluator.per_class())
+        rows.insert(0, "name", list(label_map.names))
+        return rows.set_index("name")
+    if per_image:
+        frame = pd.DataFrame(evaluator.per_image(metrics), index=samples.index[order])
+        return frame.iloc[np.argsort(order)]
+    return evaluator.result(metrics)
+
+
+def _targets(samples: Samples, label_map: Any, strict: bool) -> Any:
+    """A reader of class indices that reports raw values never seen in training."""
+    masks = samples.masks or ()
+    warned: set[Any] = set()
+
+    def read(position: int) -> np.ndarray:
+        raw = read_raw_mask(masks[position])
+        unknown = label_map.unknown_values(raw) - warned
+        if unknown:
+            shown = ", ".join(map(str, sorted(unknown, key=str)[:10]))
+            text = f"mask of row {samples.index[position]!r} holds values that training never saw: {shown}"
+            if strict:
+                raise DataError(f"The {text} (strict_labels=True).")
+            if not warned:
+                _LOG.warning("The %s; such pixels are ignored.", text)
+            warned.update(unknown)
+        return label_map.encode(raw)
+
+    return read

@@ -1,0 +1,49 @@
+"""What each preset changes: plain dicts of hyperparameters over the defaults of ``core.config``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Hyperparameters that a preset fixes, and whether it searches. ``tta``: flips at prediction."""
+
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    search: bool = True
+    tta: bool = False
+    size_factor: float = 1.0
+
+
+PRESETS: dict[str, Preset] = {
+    "medium_quality": Preset(),
+    "high_quality": Preset(hyperparameters={"augment": "strong"}, tta=True),
+    "best_quality": Preset(hyperparameters={"augment": "strong", "max_epochs": 60}, tta=True),
+    "fast_inference": Preset(hyperparameters={"image_size": 320, "crop_size": 320}),
+    # Zhong et al., ICLR 2024, section 4 and appendix; nothing of it is searched
+    "conv_lora_paper": Preset(
+        hyperparameters={
+            "adapter": "conv_lora",
+            "num_experts": 8,
+            "scales": (1, 2, 3, 4, 5, 6, 7, 8),
+            "top_k": 1,
+            "balance_weight": "auto",  # 1.0 binary, 2.0 multi-class
+            "optimizer": "adam",
+            "learning_rate": 1e-4,
+            "decoder_learning_rate": 1e-4,
+            "weight_decay": 1e-4,
+            "warmup": 0.0,
+            "schedule": "constant",
+            "ema_decay": 0.0,
+            "batch_size": 4,
+            "augment": "light",  # horizontal flips
+            "max_epochs": 30,
+            "loss": "structure",
+            "rank": 3,
+            "alpha": 32.0,
+        },
+        search=False,
+    ),
+}
+DEFAULT_PRESET = "medium_quality"

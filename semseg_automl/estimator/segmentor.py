@@ -1,0 +1,393 @@
+"""SemanticSegmentor: fit, predict, evaluate. It checks, resolves, delegates and stores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+
+from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.log import verbosity as logging_at
+from semseg_automl.estimator._errors import NotFittedError
+
+if TYPE_CHECKING:
+    from semseg_automl.core.results import ModelRow
+    from semseg_automl.estimator._store import Trained
+    from semseg_automl.inference.predict import Predictor
+
+
+class SemanticSegmentor(BaseEstimator):
+    """Fine-tune SAM on a table of pictures and masks, and predict masks for new pictures.
+
+    Parameters
+    ----------
+    problem_type : {"binary", "multiclass"} or None
+        None: inferred from the training masks and logged.
+    image, label : str
+        Columns of the table that hold pictures and masks (paths, arrays or PIL images).
+    classes : None, list of str or mapping
+        None: every raw value or colour that occurs. A list names them in ascending order, a mapping
+        says raw value or (r, g, b) -> name.
+    ignore_index : "auto", None, int or (r, g, b)
+        Raw value that is no class. "auto": 255, where other non-zero values occur in the table.
+    eval_metric : str or None
+        Name in ``metrics.registry``; None: "iou" for binary, "mean_iou" for multiclass.
+    backbone : str or path
+        "auto", a registered name ("mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h") or a weight file.
+    path : path or None
+        Folder of the model; None: a new time-stamped folder under ``./SemsegModels``.
+    random_state : int
+        Seed of the split, of initial values, of augmentation and of the search.
+    verbosity : int
+        0 errors only, 1 warnings, 2 progress bar and plan (default), 3 everything.
+
+    Attributes
+    ----------
+    classes_ : ndarray of str, (K,)
+    n_classes_ : int
+    class_values_ : list of int or (r, g, b)
+        Raw values in masks, in the order of ``classes_``.
+    problem_type_ : str
+    best_config_ : dict
+        Hyperparameters of the kept model.
+    best_score_ : float
+        Its eval metric on the validation pictures (greater is better).
+    study_ : optuna.Study or None
+    path_ : pathlib.Path
+    """
+
+    def __init__(
+        self,
+        problem_type: str | None = None,
+        *,
+        image: str = "image",
+        label: str = "label",
+        classes: Any = None,
+        ignore_index: Any = "auto",
+        eval_metric: str | None = None,
+        backbone: str | os.PathLike[str] = "auto",
+        path: str | os.PathLike[str] | None = None,
+        random_state: int = 0,
+        verbosity: int = 2,
+    ) -> None:
+        self.problem_type = problem_type
+        self.image = image
+        self.label = label
+        self.classes = classes
+        self.ignore_index = ignore_index
+        self.eval_metric = eval_metric
+        self.backbone = backbone
+        self.path = path
+        self.random_state = random_state
+        self.verbosity = verbosity
+
+    def __sklearn_clone__(self) -> SemanticSegmentor:
+        """A clone writes into a subfolder of ``path``, so that folds do not overwrite each other."""
+        copy = type(self)(**{name: deepcopy(value) for name, value in self.get_params(deep=False).items()})
+        copy._is_clone = True
+        return copy
+
+    def fit(
+        self,
+        train_data: Any,
+        y: Any = None,
+        *,
+        tuning_data: Any = None,
+        time_limit: float | None = None,
+        presets: str | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        hyperparameter_tune_kwargs: str | Mapping[str, Any] | None = "auto",
+        groups: Any = None,
+        holdout_frac: float | None = None,
+        engine: str = "local",
+        devices: Any = "auto",
+        num_workers: int | str = "auto",
+        storage: str | None = None,
+        resume: bool = False,
+        init_from: str | os.PathLike[str] | None = None,
+        callbacks: Iterable[Callable[..., None]] | None = None,
+    ) -> SemanticSegmentor:
+        """Train the best model that fits in the time limit, and keep it in ``path_``.
+
+        Parameters
+        ----------
+        train_data : DataFrame, path of a csv file, or pictures with ``y``
+        y : masks, optional
+            Used in place of the column ``label``.
+        tuning_data : table like ``train_data``, optional
+            Validation pictures; None holds out part of ``train_data``.
+        time_limit : float, optional
+            Seconds of wall clock for the whole call, kept to within 5 % + 5 s.
+        presets : str, optional
+            "medium_quality" (None), "high_quality", "best_quality", "fast_inference", "conv_lora_paper".
+        hyperparameters : mapping, optional
+            Name -> value, list of choices or ``semseg_automl.space`` entry.
+        hyperparameter_tune_kwargs : "auto", None or mapping
+            "auto": search as far as there is time; None: no search; or num_trials, sampler, pruner.
+        groups : column name or array, optional
+            Rows of one group stay on one side of the split.
+        holdout_frac : float, optional
+            Share of validation pictures; None: about 15 %.
+        engine : "local"
+        devices : "auto", "cpu", "cuda", "cuda:0,1", int or list
+        num_workers : int or "auto"
+            Processes that read pictures.
+        storage : str, optional
+            Optuna storage URL of the search.
+        resume : bool
+            Go on from the model that lies in ``path``.
+        init_from : path, optional
+            A saved model whose adapter and head start the training.
+        callbacks : iterable of callable(study, trial), optional
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError, ConfigError, WeightsError, ArtifactError, TrainingError
+        """
+        started = time.monotonic()  # before the heavy imports: they count
+        from semseg_automl.estimator._fit import FitArguments, fit_segmentor
+
+        arguments = FitArguments(
+            train_data=train_data,
+            y=y,
+            tuning_data=tuning_data,
+            time_limit=time_limit,
+            presets=presets,
+            hyperparameters=hyperparameters,
+            tune_kwargs=hyperparameter_tune_kwargs,
+            groups=groups,
+            holdout_frac=holdout_frac,
+            engine=engine,
+            devices=devices,
+            num_workers=num_workers,
+            storage=storage,
+            resume=resume,
+            init_from=init_from,
+            callbacks=None if callbacks is None else tuple(callbacks),
+            started=started,
+        )
+        with logging_at(self.verbosity):
+            fitted = fit_segmentor(self, arguments)
+        self._predictor = None
+        self.study_ = fitted.study
+        self._adopt(fitted.model, fitted.folder, fitted.rows, fitted.summary)
+        self.best_score_ = fitted.score
+        return self
+
+    def predict(
+        self,
+        data: Any,
+        *,
+        output_dir: str | os.PathLike[str] | None = None,
+        batch_size: int | str = "auto",
+        tta: bool | None = None,
+        tile: str | None = "auto",
+    ) -> Any:
+        """Predict masks in raw label values at each picture's own size.
+
+        Parameters
+        ----------
+        data : DataFrame, csv path, list of pictures, or one picture
+        output_dir : path, optional
+            Write PNGs there instead of returning arrays; finished ones are skipped.
+        batch_size : int or "auto"
+        tta : bool, optional
+            Average with the prediction of the mirrored picture; None: as the preset says.
+        tile : "auto" or None
+            Large pictures are seen whole, at the model's size.
+
+        Returns
+        -------
+        Series, indexed as the input, of (H, W) arrays ((H, W, 3) for colours), or of paths with
+        ``output_dir``. One picture in: one mask (or path) out.
+        """
+        from semseg_automl.estimator._use import predict_masks
+
+        self._check_tile(tile)
+        with logging_at(self.verbosity):
+            return predict_masks(self, data, output_dir=output_dir, batch_size=batch_size, tta=self._tta(tta))
+
+    def predict_proba(
+        self, data: Any, *, batch_size: int | str = "auto", tta: bool | None = None, tile: str | None = "auto"
+    ) -> Any:
+        """Class probabilities: a Series of (K, H, W) float32 arrays that sum to 1 over K (binary: K = 2)."""
+        from semseg_automl.estimator._use import predict_probabilities
+
+        self._check_tile(tile)
+        with logging_at(self.verbosity):
+            return predict_probabilities(self, data, batch_size=batch_size, tta=self._tta(tta))
+
+    def evaluate(
+        self,
+        data: Any,
+        metrics: str | Iterable[str] | None = None,
+        *,
+        y: Any = None,
+        per_class: bool = False,
+        per_image: bool = False,
+        strict_labels: bool = False,
+    ) -> Any:
+        """Score the model on a labelled table, at the pictures' own size.
+
+        Parameters
+        ----------
+        data : table with masks
+        metrics : name, names or None
+            None: iou, dice, pixel_accuracy, ber, mae (binary); mean_iou, dice, pixel_accuracy.
+            ``mean_iou`` and ``iou`` are dataset-level: pixels of all pictures are counted together.
+        per_class, per_image : bool
+            Return a DataFrame with a row per class, or per picture (indexed as the input).
+        strict_labels : bool
+            Raw values never seen in training: an error instead of being ignored with one warning.
+
+        Returns
+        -------
+        dict of float, or DataFrame
+        """
+        from semseg_automl.estimator._use import evaluate_table
+
+        names = [metrics] if isinstance(metrics, str) else metrics
+        with logging_at(self.verbosity):
+            return evaluate_table(
+                self, data, y, names, per_class=per_class, per_image=per_image, strict_labels=strict_labels
+            )
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The eval metric on a labelled table; greater is better (errors are negated)."""
+        from semseg_automl.metrics.registry import resolve_metric
+
+        self._require_fitted()
+        spec = resolve_metric(self.eval_metric_, self.problem_type_)
+        return spec.score(float(self.evaluate(X, [spec.name], y=y)[spec.name]))
+
+    def leaderboard(self, data: Any = None) -> pd.DataFrame:
+        """One row per model, best first; with ``data`` the kept model and the baseline are scored on it.
+
+        Columns: model, score_val, score_test (with data; NaN for models that were not kept), state,
+        reason, every hyperparameter, fit_time, seconds_per_step, predict_time, n_trainable, peak_memory_mb.
+        """
+        from semseg_automl.estimator.leaderboard import leaderboard_frame
+
+        self._require_fitted()
+        return leaderboard_frame(self, data)
+
+    def fit_summary(self, *, show: bool = True) -> dict[str, Any]:
+        """What was planned, tried and kept, and where the time went; also logged as text if ``show``."""
+        from semseg_automl.estimator.leaderboard import summary_text
+
+        self._require_fitted()
+        if show:
+            with logging_at(max(2, self.verbosity)):
+                summary_text(self._summary)
+        return dict(self._summary)
+
+    def save(self, path: str | os.PathLike[str] | None = None, *, include_backbone: bool = False) -> Path:
+        """Write the model into a folder (None: ``path_``) and return it.
+
+        The folder holds adapter and head, not the backbone unless ``include_backbone=True``.
+        """
+        from semseg_automl.estimator import _store
+
+        self._require_fitted()
+        folder = self.path_ if path is None else Path(path).expanduser()
+        _store.write(folder, self._model, include_backbone=include_backbone)
+        _store.write_summary(folder, self._rows, self._summary)
+        return folder
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, verbosity: int = 2) -> SemanticSegmentor:
+        """Load a model that ``fit`` or ``save`` wrote; strict, nothing in it is executed.
+
+        Raises
+        ------
+        ArtifactError, WeightsError
+        """
+        from semseg_automl.estimator import _store
+
+        with logging_at(min(verbosity, 1)):
+            model, segmenter = _store.read(path)
+        rows, summary = _store.read_summary(path)
+        loaded = cls(
+            model.label_map.problem_type, backbone=model.weights.name, path=path, verbosity=verbosity
+        )
+        loaded.eval_metric = model.info.get("eval_metric")
+        loaded.study_ = None
+        loaded._adopt(model, Path(path), rows, summary)
+        loaded._predictor = loaded._make_predictor(segmenter)
+        return loaded
+
+    def plot_predictions(self, data: Any, *, n: int = 4) -> Any:
+        """A MaskDisplay of up to ``n`` pictures: image, truth where ``data`` has masks, prediction."""
+        from semseg_automl.estimator.displays import MaskDisplay
+
+        return MaskDisplay.from_estimator(self, data, n=n)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "path_")
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        state.pop("_predictor", None)
+        return state
+
+    def _adopt(self, model: Trained, folder: Path, rows: list[ModelRow], summary: dict[str, Any]) -> None:
+        """Set every fitted attribute from a trained or loaded model."""
+        self._model, self._rows, self._summary = model, rows, summary
+        label_map = model.label_map
+        self.path_ = folder
+        self.classes_ = np.array(label_map.names)
+        self.n_classes_ = label_map.n_classes
+        self.class_values_ = list(label_map.values)
+        self.problem_type_ = label_map.problem_type
+        self.best_config_ = model.config.to_json()
+        self.best_score_ = float(model.info.get("score_val", float("nan")))
+        self.eval_metric_ = str(model.info.get("eval_metric"))
+
+    def _require_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError(
+                "This SemanticSegmentor has no model yet. Call fit(train_data) or load(path) first."
+            )
+
+    def _get_predictor(self) -> Predictor:
+        self._require_fitted()
+        if getattr(self, "_predictor", None) is None:
+            self._predictor = self._make_predictor(self._model.segmenter())
+        return self._predictor
+
+    def _make_predictor(self, segmenter: Any) -> Predictor:
+        from semseg_automl.inference.predict import Predictor
+        from semseg_automl.models.devices import pick_devices, prepare_cpu
+
+        device = pick_devices("auto")
+        if device.kind == "cpu":
+            prepare_cpu()
+        model = self._model
+        return Predictor(
+            segmenter,
+            model.label_map,
+            model.config.model.image_size,
+            scaling=model.scaling,
+            threshold=model.threshold,
+            device=device.torch_device(),
+        )
+
+    def _tta(self, tta: bool | None) -> bool:
+        self._require_fitted()
+        return bool(self._model.info.get("tta", False)) if tta is None else bool(tta)
+
+    @staticmethod
+    def _check_tile(tile: Any) -> None:
+        if tile not in ("auto", None, False):
+            raise ConfigError(f"tile={tile!r}: pictures are seen whole; use 'auto' or None.")

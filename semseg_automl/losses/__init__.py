@@ -1,0 +1,1 @@
+"""Losses on logits and class indices: pure functions and one registry."""

@@ -1,0 +1,44 @@
+"""The losses by name, and which one a problem gets by default."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from semseg_automl.core.errors import unknown_name
+from semseg_automl.losses import functional
+
+
+class Loss(Protocol):
+    """What every registered loss is: see :mod:`semseg_automl.losses.functional` for the shapes."""
+
+    def __call__(self, logits: Tensor, target: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
+        """Scalar loss of (B, C, H, W) logits against (B, H, W) class indices."""
+
+
+LOSSES: dict[str, Loss] = {
+    "structure": functional.structure,
+    "ce_dice": functional.ce_dice,
+    "bce_dice": functional.bce_dice,
+    "cross_entropy": functional.cross_entropy,
+    "focal_dice": functional.focal_dice,
+}
+
+DEFAULT_LOSS: dict[str, str] = {"binary": "structure", "multiclass": "ce_dice"}
+
+
+def resolve_loss(name: str, problem_type: str) -> Loss:
+    """Return the loss of that name; "auto" is the problem type's default.
+
+    Raises
+    ------
+    ConfigError
+        If the name or the problem type ("binary", "multiclass") is unknown.
+    """
+    if problem_type not in DEFAULT_LOSS:
+        raise unknown_name("problem_type", problem_type, DEFAULT_LOSS)
+    chosen = DEFAULT_LOSS[problem_type] if name == "auto" else name
+    if chosen not in LOSSES:
+        raise unknown_name("loss", name, [*LOSSES, "auto"])
+    return LOSSES[chosen]

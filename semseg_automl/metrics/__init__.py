@@ -1,0 +1,1 @@
+"""Dataset-level segmentation metrics from confusion matrices and probability histograms."""

@@ -1,0 +1,123 @@
+"""From a configuration and resolved weights to a network that is ready to train or predict."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semseg_automl.core.config import ModelConfig, RunConfig
+from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.core.log import get_logger
+from semseg_automl.models.checkpoints import BackboneSpec, ResolvedWeights, backbone_spec, resolve_weights
+from semseg_automl.models.decoder import MaskClassificationHead, SemanticHead
+from semseg_automl.models.encoders.base import Encoder
+from semseg_automl.models.encoders.sam_vit import SamViTConfig, SamViTEncoder
+from semseg_automl.models.encoders.tiny_vit import TinyViTConfig, TinyViTEncoder
+from semseg_automl.models.pretrained import load_encoder, load_head
+from semseg_automl.models.segmenter import Segmenter
+from semseg_automl.peft.inject import inject
+
+SAM_TINY = TinyViTConfig(
+    dims=(16, 32, 32, 64), depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), windows=(0, 4, 4, 0), embed_dim=64
+)
+SAM_TINY_SEED = 20_261_123
+_TINY_HEAD: dict[str, Any] = {"num_heads": 4, "mlp_dim": 128}
+_log = get_logger("models")
+
+
+def build_segmenter(
+    config: RunConfig, num_outputs: int, *, weights: ResolvedWeights | None = None, seed: int = 0
+) -> Segmenter:
+    """Build a network on the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    config : the model's and the adapter's hyperparameters are read.
+    num_outputs : 1 for binary, else the number of classes.
+    weights : of the backbone; None resolves ``config.model.backbone`` (and may download).
+    seed : of the adapters' and the head's initial values. Global generators are left as found.
+
+    Returns
+    -------
+    Segmenter
+        Encoder frozen but for its adapters, head trainable.
+
+    Raises
+    ------
+    ConfigError
+        Unknown backbone or head, or an adapter that finds nothing to adapt.
+    WeightsError
+        Weights not found, or not those of the backbone.
+    """
+    if num_outputs < 1:
+        raise ConfigError(f"num_outputs must be at least 1, not {num_outputs}.")
+    weights = weights or resolve_weights(config.model.backbone)
+    spec = backbone_spec(weights.name)
+    if spec.family not in ENCODERS:
+        raise unknown_name("backbone family", spec.family, ENCODERS)
+    tensors = weights.load()
+    encoder = ENCODERS[spec.family](spec, tensors)
+    encoder.gradient_checkpointing = config.model.gradient_checkpointing
+    adapters = inject(encoder, encoder.sites(), config.adapter, seed)
+    head = build_head(config.model, num_outputs, encoder, tensors, seed)
+    segmenter = Segmenter(encoder, head, adapters).eval()
+    _log.info("%s: %s", spec.name, ", ".join(f"{k} {v:,}" for k, v in segmenter.parameter_report().items()))
+    return segmenter
+
+
+def build_head(
+    config: ModelConfig, num_outputs: int, encoder: Encoder, tensors: Mapping[str, Tensor], seed: int
+) -> SemanticHead | MaskClassificationHead:
+    """Build the configured head for an encoder, from SAM's decoder where ``tensors`` hold one."""
+    sizes: dict[str, Any] = {"embed_dim": encoder.embed_dim, "skip_channels": encoder.skip_channels}
+    sizes |= {} if tensors else _TINY_HEAD
+    head: SemanticHead | MaskClassificationHead
+    with seeded(seed):
+        if config.head == "semantic":
+            head = SemanticHead(num_outputs, **sizes)
+        elif config.head == "mask_classification":
+            head = MaskClassificationHead(num_outputs, config.num_queries, **sizes)
+        else:
+            raise unknown_name("head", config.head, ("semantic", "mask_classification"))
+    if tensors:
+        load_head(head, tensors, seed=seed)
+    return head
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from torch's CPU generator as if freshly seeded, and leave it as found."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _sam_vit(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+    config = SamViTConfig(dim=spec.dim, depth=spec.depth, heads=spec.heads, global_blocks=spec.global_blocks)
+    with torch.device("meta"):  # no memory and no time for values that are about to be replaced
+        encoder = SamViTEncoder(config)
+    load_encoder(encoder, tensors, assign=True)
+    return encoder
+
+
+def _tiny_vit(_spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+    with seeded(0):
+        encoder = TinyViTEncoder()
+    load_encoder(encoder, tensors)
+    return encoder
+
+
+def _sam_tiny(_spec: BackboneSpec, _tensors: Mapping[str, Tensor]) -> Encoder:
+    with seeded(SAM_TINY_SEED):
+        return TinyViTEncoder(SAM_TINY)
+
+
+ENCODERS: dict[str, Callable[[BackboneSpec, Mapping[str, Tensor]], Encoder]] = {
+    "sam_vit": _sam_vit,
+    "tiny_vit": _tiny_vit,
+    "sam_tiny": _sam_tiny,
+}

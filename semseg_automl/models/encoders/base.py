@@ -1,0 +1,111 @@
+"""What every image encoder gives and promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from semseg_automl.core.errors import ConfigError
+from semseg_automl.peft.base import Site
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What a decoder reads.
+
+    embedding : (B, C, H/16, W/16), float.
+    skips : stride -> (B, C_s, H/s, W/s), for the strides in :attr:`Encoder.skip_channels`.
+    """
+
+    embedding: Tensor
+    skips: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Encoder(nn.Module):
+    """Base class of encoders: an image (B, 3, H, W) in, an :class:`EncoderOutput` out.
+
+    Attributes
+    ----------
+    embed_dim : channels of the embedding.
+    skip_channels : stride -> channels of the finer maps (empty for plain ViTs).
+    multiple : H and W must be multiples of it.
+    gradient_checkpointing : recompute each block in the backward pass (less memory, more time).
+    """
+
+    embed_dim: int
+    skip_channels: dict[int, int]
+    multiple: int = 16
+    gradient_checkpointing: bool = False
+
+    def sites(self) -> list[Site]:
+        """Every Linear that an adapter may wrap, in the order of the blocks."""
+        raise NotImplementedError
+
+    def stem(self, images: Tensor) -> Tensor:
+        """The part below every site: what a cache of frozen features may keep."""
+        raise NotImplementedError
+
+    def tail(self, stem: Tensor) -> EncoderOutput:
+        """Everything after :meth:`stem`; ``tail(stem(x)) == forward(x)``."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> EncoderOutput:
+        """Encode (B, 3, H, W) normalised float images; H, W multiples of ``multiple``."""
+        check_size(images, self.multiple)
+        return self.tail(self.stem(images))
+
+
+def check_size(images: Tensor, multiple: int) -> None:
+    """Refuse a batch whose height or width isn't a positive multiple of ``multiple``."""
+    h, w = images.shape[-2:]
+    if h < multiple or w < multiple or h % multiple or w % multiple:
+        raise ConfigError(
+            f"images are {h} x {w}: height and width must be multiples of {multiple}. "
+            f"Pad them (data.preprocess.plan_geometry does)."
+        )
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """True if no parameter of ``module`` is trained."""
+    return not any(p.requires_grad for p in module.parameters())
+
+
+def run_block(block: nn.Module, x: Tensor, checkpointing: bool) -> Tensor:
+    """Run a block, recomputed in the backward pass where ``checkpointing`` asks for it."""
+    if checkpointing and torch.is_grad_enabled():
+        result: Any = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
+        return result
+    return block(x)
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of (B, C, H, W) (ConvNeXt's), done channels-last.
+
+    Same parameters and, up to rounding, numbers as ``segment_anything.modeling.common.LayerNorm2d``.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each pixel's channel vector."""
+        y = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+        y = nn.functional.layer_norm(y, self.weight.shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)  # channels_last in memory
+
+
+def neck(in_channels: int, out_channels: int) -> nn.Sequential:
+    """SAM's neck: 1x1 and 3x3 convolutions without bias, each followed by a layer norm."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
+        LayerNorm2d(out_channels),
+        nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(out_channels),
+    )

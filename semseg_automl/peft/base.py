@@ -1,0 +1,170 @@
+"""What an adapter is: a module that stands where a frozen linear layer stood.
+
+Two dataclass-sized ideas: a :class:`Site` says where a linear layer sits in an encoder,
+an :class:`AdapterLayer` wraps that layer. Everything trainable of a method lives in the
+layer, everything frozen in ``layer.base``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semseg_automl.core.config import AdapterConfig
+from semseg_automl.core.errors import ConfigError
+
+QKV = ("q", "k", "v")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One linear layer that an encoder offers for adaptation.
+
+    Attributes
+    ----------
+    name : str
+        Short unique name, for logs.
+    module_path : str
+        Dotted path of the ``nn.Linear`` inside the encoder.
+    kind : str
+        "qkv", "proj" or "mlp".
+    block, n_blocks : int
+        Position of the transformer block among the encoder's blocks, counted from 0.
+    window : int
+        Side of the attention windows in tokens; 0 means global attention.
+    heads, head_dim : int
+        Attention heads and channels of each.
+    layout : str
+        Order of the fused projection's output rows: "qkv" ([q of all heads | k | v]) or
+        "per_head_qkv" ([q | k | v] of head 0, then of head 1, ...).
+    """
+
+    name: str
+    module_path: str
+    kind: str
+    block: int
+    n_blocks: int
+    window: int
+    heads: int
+    head_dim: int
+    layout: str = "qkv"
+
+    def rows(self, part: str) -> Tensor:
+        """Output rows of the fused projection of ``part`` ("q", "k" or "v"): int64 (heads*head_dim,)."""
+        grid = torch.arange(3 * self.heads * self.head_dim)
+        if self.layout == "qkv":
+            return grid.view(3, -1)[QKV.index(part)]  # (3, heads*head_dim)
+        if self.layout == "per_head_qkv":
+            return grid.view(self.heads, 3, self.head_dim)[:, QKV.index(part)].reshape(-1)
+        raise ConfigError(f"Site {self.name!r}: layout is 'qkv' or 'per_head_qkv', not {self.layout!r}.")
+
+
+class AdapterLayer(nn.Module):
+    """A frozen linear layer and what a method adds to it.
+
+    Subclasses implement :meth:`adapt`. With ``enabled`` False the layer is the bare linear
+    layer. ``aux_loss`` is set by every forward pass in training mode of methods that have
+    one (unscaled), else None.
+
+    Parameters
+    ----------
+    base : nn.Linear
+        The layer to stand for; frozen here.
+    site : Site
+        Where it sits.
+    """
+
+    def __init__(self, base: nn.Linear, site: Site) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.site = site
+        self.enabled = True
+        self.aux_loss: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, h, w, C_in), or (B, N, C_in) where the method needs no grid, to (..., C_out)."""
+        self.aux_loss = None
+        return self.adapt(x) if self.enabled else self.base(x)
+
+    def adapt(self, x: Tensor) -> Tensor:
+        """Return the adapted output; same shapes as :meth:`forward`."""
+        raise NotImplementedError
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and parameter of everything that this method trains (nothing of ``base``)."""
+        return ((n, p) for n, p in self.named_parameters() if not n.startswith("base."))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "aux_loss": None}  # a graph can't be deep-copied
+
+
+class LowRankLayer(AdapterLayer):
+    """h = W0 x + (alpha / r) Wd f(We x): the shared part of LoRA and its children (Hu et al., ICLR 2022).
+
+    G branches (1 when ``qkv="fused"``; one for each target when "separate") hold their own
+    We and Wd and are computed side by side: z has G * r channels. Rows of targets that are
+    not asked for have no parameters and stay untouched. We starts kaiming-uniform, Wd at 0.
+
+    Attributes
+    ----------
+    down : Parameter (G*r, C_in)
+    up : Parameter (C_out, r) fused with all targets; (rows, r) fused with fewer; (G, C, r) separate.
+    """
+
+    row_index: Tensor | None
+
+    def __init__(
+        self, base: nn.Linear, site: Site, config: AdapterConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__(base, site)
+        self.rank = config.rank
+        self.scaling = config.alpha / config.rank
+        self.branches = len(config.targets) if config.qkv == "separate" else 1
+        rows = torch.cat([site.rows(part) for part in QKV if part in config.targets])
+        if 3 * site.heads * site.head_dim != base.out_features:
+            raise ConfigError(
+                f"Site {site.name!r}: 3 * heads * head_dim = {3 * site.heads * site.head_dim}, "
+                f"but the layer has {base.out_features} outputs."
+            )
+        full = self.branches == 1 and len(rows) == base.out_features
+        self.register_buffer("row_index", None if full else rows, persistent=False)
+        self.down = nn.Parameter(kaiming_uniform((self.branches * self.rank, base.in_features), generator))
+        per_branch = len(rows) // self.branches
+        shape = (per_branch, self.rank) if self.branches == 1 else (self.branches, per_branch, self.rank)
+        self.up = nn.Parameter(torch.zeros(shape))
+
+    def up_matrix(self) -> Tensor:
+        """Wd as one (C_out, G*r) matrix, zero in the rows that are not adapted."""
+        if self.row_index is None:
+            return self.up
+        stacked = self.up if self.branches == 1 else torch.block_diag(*self.up.unbind(0))
+        full = stacked.new_zeros(self.base.out_features, stacked.shape[1])
+        return full.index_copy(0, self.row_index, stacked)
+
+    def adapt(self, x: Tensor) -> Tensor:
+        z = nn.functional.linear(x, self.down)  # (..., G*r)
+        return self._add_update(x, self.transform(z))
+
+    def transform(self, z: Tensor) -> Tensor:
+        """What happens between We and Wd, on (..., G*r); the identity for plain LoRA."""
+        return z
+
+    def _add_update(self, x: Tensor, u: Tensor) -> Tensor:
+        """Base output plus (alpha / r) * u Wd^T, written into the base output's memory where that is safe."""
+        out = self.base(x.reshape(-1, x.shape[-1]))  # (tokens, C_out)
+        u, up = u.reshape(-1, u.shape[-1]).to(out.dtype), self.up_matrix().to(out.dtype)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            out = out + self.scaling * nn.functional.linear(u, up)
+        else:
+            out = out.addmm_(u, up.t(), alpha=self.scaling)
+        return out.view(*x.shape[:-1], -1)
+
+
+def kaiming_uniform(shape: tuple[int, ...], generator: torch.Generator, fan_in: int | None = None) -> Tensor:
+    """Samples of U(-1/sqrt(fan_in), 1/sqrt(fan_in)), float32: torch's kaiming_uniform with a = sqrt(5)."""
+    bound = (fan_in or shape[-1]) ** -0.5
+    return (torch.rand(shape, generator=generator) * 2 - 1) * bound

@@ -1,0 +1,97 @@
+"""Putting adapters into an encoder, and the balance loss over all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from semseg_automl.core.config import AdapterConfig
+from semseg_automl.core.errors import ConfigError
+from semseg_automl.peft.base import AdapterLayer, Site
+from semseg_automl.peft.registry import resolve_method
+
+
+def inject(
+    encoder: nn.Module, sites: Sequence[Site], config: AdapterConfig, seed: int = 0
+) -> list[AdapterLayer]:
+    """Freeze ``encoder`` and replace its linear layers at the configured sites by adapter layers.
+
+    Initial values come from ``seed`` alone, whatever the state of the global generators.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+        Changed in place: every parameter is frozen, then layers are replaced.
+    sites : sequence of Site
+        What the encoder offers, in the order of its blocks.
+    config : AdapterConfig
+    seed : int
+
+    Returns
+    -------
+    list of AdapterLayer
+        In the order of ``sites``; empty for "decoder_only".
+
+    Raises
+    ------
+    ConfigError
+        Bad hyperparameters, a placement that matches no site, or a site that is no linear layer.
+    """
+    method = resolve_method(config)
+    encoder.requires_grad_(False)
+    if method.build is None:
+        return []
+    chosen = [site for site in select_sites(sites, config.placement) if site.kind in method.kinds]
+    if not chosen:
+        raise ConfigError(
+            f"adapter={config.adapter!r} found nothing to adapt with placement={config.placement!r}: the "
+            f"encoder offers {len(sites)} sites ({sum(not s.window for s in sites)} with global attention). "
+            "Use placement='all', or adapter='decoder_only' to leave the encoder as it is."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for site in chosen:
+        base = _linear_at(encoder, site)
+        layer = method.build(base, site, config, generator)
+        layer.to(device=base.weight.device, dtype=base.weight.dtype).train(base.training)
+        parent, _, name = site.module_path.rpartition(".")
+        setattr(encoder.get_submodule(parent), name, layer)
+        layers.append(layer)
+    return layers
+
+
+def select_sites(sites: Iterable[Site], placement: str) -> list[Site]:
+    """Sites of a placement: "all", "global" (no windows), "last_K" (the last K blocks; all if fewer)."""
+    if placement == "all":
+        return list(sites)
+    if placement == "global":
+        return [site for site in sites if site.window == 0]
+    match = re.fullmatch(r"last_([1-9]\d*)", placement)
+    if match is None:
+        raise ConfigError(f"placement must be 'all', 'global' or 'last_K' ('last_4'), not {placement!r}.")
+    return [site for site in sites if site.block >= site.n_blocks - int(match[1])]
+
+
+def collect_balance_loss(layers: Sequence[AdapterLayer]) -> Tensor:
+    """Mean over layers of cv^2(importance) + cv^2(load) of the last forward pass; 0 where nothing set one."""
+    losses = [layer.aux_loss for layer in layers if layer.aux_loss is not None]
+    if not losses:
+        return torch.zeros((), device=next(layers[0].parameters()).device if layers else None)
+    return torch.stack(losses).mean()
+
+
+def _linear_at(encoder: nn.Module, site: Site) -> nn.Linear:
+    try:
+        module = encoder.get_submodule(site.module_path)
+    except AttributeError as error:
+        raise ConfigError(f"Site {site.name!r}: the encoder has no module {site.module_path!r}.") from error
+    if isinstance(module, AdapterLayer):
+        raise ConfigError(f"Site {site.name!r} is adapted already; inject works on a bare encoder.")
+    if not isinstance(module, nn.Linear):
+        raise ConfigError(
+            f"Site {site.name!r}: {site.module_path!r} is a {type(module).__name__}, no nn.Linear."
+        )
+    return module

@@ -1,0 +1,78 @@
+"""What of an encoder has to be stored: the adapters' parameters, by name, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from semseg_automl.core.errors import ArtifactError
+from semseg_automl.peft.base import AdapterLayer
+
+
+def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Every adapter parameter inside ``module`` under its dotted name, in the order of the modules."""
+    found: dict[str, nn.Parameter] = {}
+    for path, layer in module.named_modules():
+        if isinstance(layer, AdapterLayer):
+            prefix = f"{path}." if path else ""
+            found.update({prefix + name: value for name, value in layer.trainable_parameters()})
+    return found
+
+
+def adapter_state(encoder: nn.Module) -> dict[str, Tensor]:
+    """Detached CPU copies of the adapters' parameters, no frozen weights; empty for a bare encoder."""
+    return {name: p.detach().cpu().clone() for name, p in adapter_parameters(encoder).items()}
+
+
+def load_adapter_state(encoder: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy stored values into an encoder with the same adapters; nothing is changed when anything is wrong.
+
+    Raises
+    ------
+    ArtifactError
+        Listing every missing, unknown and misshapen tensor.
+    """
+    wanted = adapter_parameters(encoder)
+    complaints = [f"missing: {name}" for name in wanted if name not in state]
+    complaints += [f"unknown: {name}" for name in state if name not in wanted]
+    complaints += [
+        f"shape of {name}: stored {tuple(state[name].shape)}, needed {tuple(p.shape)}"
+        for name, p in wanted.items()
+        if name in state and state[name].shape != p.shape
+    ]
+    if complaints:
+        more = f"; and {len(complaints) - 6} more" if len(complaints) > 6 else ""
+        raise ArtifactError(
+            f"The stored adapter does not fit this encoder ({'; '.join(complaints[:6])}{more}). "
+            "It was made with another backbone or other adapter hyperparameters."
+        )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(state[name])
+
+
+def count_parameters(module: nn.Module) -> dict[str, int]:
+    """Number of parameters by part.
+
+    Returns
+    -------
+    dict
+        "total", "frozen", "trainable", "adapters" (trainable, inside adapter layers), and
+        "trainable.CHILD" for every direct child that trains something.
+    """
+    parameters = list(module.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    total = sum(p.numel() for p in parameters)
+    counts = {
+        "total": total,
+        "frozen": total - trainable,
+        "trainable": trainable,
+        "adapters": sum(p.numel() for p in adapter_parameters(module).values() if p.requires_grad),
+    }
+    for name, child in module.named_children():
+        number = sum(p.numel() for p in child.parameters() if p.requires_grad)
+        if number:
+            counts[f"trainable.{name}"] = number
+    return counts

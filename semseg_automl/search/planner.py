@@ -1,0 +1,175 @@
+"""From facts to a plan: a pure function of the data's fingerprint, a probe and the limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from semseg_automl.core.config import ImageSize, RunConfig
+from semseg_automl.search.request import FitRequest
+from semseg_automl.search.space import Space, default_space
+
+STRIDE = 32
+MIN_SIDE, MAX_SIDE = 256, 1024
+UPSCALE = 1.5
+"""Pictures are enlarged up to this factor: SAM's features were learned on 1024-pixel pictures."""
+MAX_CROP = 448
+"""Side of the training crops where pictures are larger; the encoder takes any size at prediction."""
+WANTED_SAMPLES = 3000
+"""Pictures (or crops) that a decent training sees; sizes shrink until the time limit holds them."""
+SEARCH_SAMPLES = 6000
+"""Pictures that each trial of a search sees; below two such trials, the default is trained well."""
+DEFAULT_SEARCH_SECONDS = 3600.0
+"""Time limit of a search that was given none."""
+MAX_STEPS = 20000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Facts about the tables. ``height`` and ``width`` are medians; ``foreground`` is the share of
+    labelled pixels that are not of the most frequent class."""
+
+    n_train: int
+    n_val: int
+    height: int
+    width: int
+    n_classes: int
+    foreground: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What one real step cost: seconds per picture and megapixel (forward and backward; forward
+    alone) in the chosen precision, and Lightning's name of that precision."""
+
+    train_seconds_per_mpx: float
+    predict_seconds_per_mpx: float
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be done. ``trials`` = 1 means no search. ``horizon`` is a trial's share of the
+    clock in seconds (inf without a limit); ``reasons`` says in plain words why."""
+
+    config: RunConfig
+    trials: int
+    horizon: float
+    max_steps: int
+    precision: str
+    spaces: dict[str, Space]
+    reserve: float
+    reasons: tuple[str, ...]
+
+
+def side_of(size: ImageSize) -> int:
+    """The long side that an ``image_size`` stands for."""
+    return size if isinstance(size, int) else max(size)
+
+
+def natural_side(print_: Fingerprint) -> int:
+    """Long side that suits the pictures if time is no object: enlarged by 1.5, within 256..1024."""
+    long_side = max(print_.height, print_.width)
+    side = min(MAX_SIDE, max(MIN_SIDE, long_side * UPSCALE))
+    if long_side > MAX_SIDE / UPSCALE:
+        side = MAX_SIDE if long_side >= MAX_SIDE else max(long_side, int(MAX_SIDE * 0.75))
+    return round(side / STRIDE) * STRIDE
+
+
+def train_pixels(print_: Fingerprint, side: int, crop: ImageSize | None) -> float:
+    """Pixels (in millions) of one training sample."""
+    scale = side / max(print_.height, print_.width)
+    h, w = print_.height * scale, print_.width * scale
+    if crop is not None:
+        ch, cw = (crop, crop) if isinstance(crop, int) else crop
+        h, w = min(h, ch), min(w, cw)
+    return math.ceil(h / STRIDE) * STRIDE * math.ceil(w / STRIDE) * STRIDE / 1e6
+
+
+def choose_size(print_: Fingerprint, probe: Probe, seconds: float) -> tuple[int, int | None, str]:
+    """Largest (side, crop) with which ``seconds`` hold a decent training, and the reason in words."""
+    natural = natural_side(print_)
+    wanted = min(WANTED_SAMPLES, 60 * print_.n_train)
+    for side in range(natural, MIN_SIDE - 1, -STRIDE):
+        crop = MAX_CROP if side > MAX_CROP * 1.25 else None
+        cost = train_pixels(print_, side, crop) * probe.train_seconds_per_mpx
+        if not math.isfinite(seconds) or seconds / cost >= wanted:
+            return side, crop, _size_reason(side, crop, natural, wanted)
+    return MIN_SIDE, None, _size_reason(MIN_SIDE, None, natural, wanted)
+
+
+def _size_reason(side: int, crop: int | None, natural: int, wanted: int) -> str:
+    crops = f", trained on crops of {crop}" if crop else ""
+    why = "suits the pictures" if side == natural else f"the largest of {wanted} training samples in the time"
+    return f"image_size {side}{crops}: {why}"
+
+
+def make_plan(request: FitRequest, print_: Fingerprint, probe: Probe, remaining: float) -> Plan:
+    """Decide sizes, steps and search from facts; no clock, no network, no randomness."""
+    config, reasons = request.config, []
+    side = side_of(config.model.image_size)
+    if "image_size" not in request.given:
+        scale = side_of(natural_side(print_)) / max(print_.height, print_.width)
+        val = print_.n_val * print_.height * print_.width * scale**2 / 1e6 * probe.predict_seconds_per_mpx
+        usable = 0.85 * remaining - min(val, 0.1 * remaining) if math.isfinite(remaining) else math.inf
+        side, crop, reason = choose_size(print_, probe, usable)
+        changes: dict[str, object] = {"image_size": side}
+        if "crop_size" not in request.given:
+            changes["crop_size"] = crop
+        config = config.replace(**changes)
+        reasons.append(reason)
+    sample = train_pixels(print_, side, config.optim.crop_size) * probe.train_seconds_per_mpx
+    return _schedule(request, config, print_, probe, remaining, sample, reasons)
+
+
+def _schedule(
+    request: FitRequest,
+    config: RunConfig,
+    print_: Fingerprint,
+    probe: Probe,
+    remaining: float,
+    sample: float,
+    reasons: list[str],
+) -> Plan:
+    """Number of trials and steps, given the seconds that one training sample takes."""
+    batch = config.optim.batch_size
+    epochs_fixed = "max_epochs" in request.given or not math.isfinite(remaining)
+    epoch_steps = math.ceil(config.optim.max_epochs * print_.n_train / batch)
+    spaces = dict(request.spaces) or default_space(config.adapter.adapter)
+    spaces = {k: v for k, v in spaces.items() if k not in request.given}
+    trials = _n_trials(request, spaces, remaining, sample)
+    if trials == 1:
+        why = "search is off" if request.tune is None else "the time holds one decent training, so no search"
+        reasons.append(f"1 model: {why}")
+    else:
+        reasons.append(f"up to {trials} trials over {', '.join(spaces)}, the default configuration first")
+    share = 1.0 if trials == 1 else 0.85 / trials
+    horizon = remaining * share if math.isfinite(remaining) else math.inf
+    by_time = int(horizon / max(sample * batch, 1e-6)) if math.isfinite(horizon) else epoch_steps
+    max_steps = epoch_steps if epochs_fixed else max(1, min(MAX_STEPS, 2 * by_time))
+    return Plan(
+        config=config,
+        trials=trials,
+        horizon=horizon,
+        max_steps=max_steps,
+        precision=probe.precision,
+        spaces=spaces if trials > 1 else {},
+        reserve=1.0,
+        reasons=tuple(reasons),
+    )
+
+
+def _n_trials(request: FitRequest, spaces: dict[str, Space], remaining: float, sample: float) -> int:
+    if request.tune is None or not spaces:
+        return 1
+    if request.tune.num_trials is not None:
+        return max(1, request.tune.num_trials)
+    if not math.isfinite(remaining):
+        return 1
+    if "max_epochs" in request.given:
+        return 1 if request.auto_tune and sample <= 0 else 20
+    fitting = int(0.85 * remaining / max(SEARCH_SAMPLES * sample, 1e-6))
+    least = 2 if request.auto_tune and not request.spaces else 1
+    return (
+        fitting if fitting >= least else (1 if request.auto_tune and not request.spaces else max(2, fitting))
+    )

@@ -1,0 +1,54 @@
+"""One progress bar for a whole fit: model, best score, loss, time left."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from semseg_automl.search.budget import Budget
+
+_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
+
+
+@contextlib.contextmanager
+def progress_bar(shown: bool, budget: Budget) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield the callable that training tells its progress; silent where stderr is no terminal.
+
+    In a notebook tqdm's own widget is used.
+    """
+    if not shown or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        yield lambda _event: None
+        return
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=100.0, bar_format=_FORMAT, leave=True)
+
+    def show(event: Mapping[str, Any]) -> None:
+        left = float(event.get("time_left", math.inf))
+        done = (
+            budget.elapsed() / budget.limit
+            if math.isfinite(budget.limit)
+            else float(event.get("fraction", 0.0))
+        )
+        bar.n = round(100.0 * min(1.0, done), 1)
+        bar.set_description_str(str(event.get("model", "")), refresh=False)
+        bar.set_postfix_str(describe(event, left), refresh=False)
+        bar.update(0)
+
+    try:
+        yield show
+    finally:
+        bar.close()
+
+
+def describe(event: Mapping[str, Any], left: float) -> str:
+    """The text behind the bar."""
+    score = float(event.get("score", math.nan))
+    parts = [f"step {int(event.get('step', 0))}", f"loss {float(event.get('loss', math.nan)):.3f}"]
+    parts.append("best -" if math.isnan(score) else f"best {score:.4f}")
+    if math.isfinite(left):
+        parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
+    return ", ".join(parts)

@@ -1,0 +1,47 @@
+"""What ``fit`` was asked for, checked and frozen: the estimator's arguments without pandas or strings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from semseg_automl.core.config import RunConfig
+from semseg_automl.search.space import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """The user's ``hyperparameter_tune_kwargs``; ``num_trials=None`` means as many as fit."""
+
+    num_trials: int | None = None
+    sampler: Any = None
+    pruner: Any = None
+    num_workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRequest:
+    """Everything that decides a fit besides the data.
+
+    ``config`` holds defaults, preset and fixed hyperparameters; ``given`` names the ones that the
+    user or the preset fixed (the planner leaves them alone); ``spaces`` the ones that the user
+    wants searched; ``tune=None`` means no search, ``auto_tune`` that the planner may decide.
+    """
+
+    config: RunConfig
+    given: frozenset[str] = frozenset()
+    spaces: Mapping[str, Space] = field(default_factory=dict)
+    tune: TuneSettings | None = field(default_factory=TuneSettings)
+    auto_tune: bool = True
+    time_limit: float | None = None
+    eval_metric: str = "iou"
+    devices: int | str | list[int] = "auto"
+    num_workers: int | str = "auto"
+    seed: int = 0
+    verbosity: int = 2
+    preset: str = "medium_quality"
+    storage: str | None = None
+    folder: Path = Path()
+    callbacks: tuple[Callable[..., None], ...] = ()

@@ -1,0 +1,103 @@
+"""Search spaces for hyperparameters, free of Optuna so that users can import them cheaply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from semseg_automl.core.config import group_of
+from semseg_automl.core.errors import ConfigError
+
+__all__ = ["Categorical", "Int", "Real", "Space"]
+
+
+@dataclass(frozen=True)
+class Int:
+    """Whole numbers from ``lower`` to ``upper``, both included; ``log=True`` searches the logarithm."""
+
+    lower: int
+    upper: int
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range(self.lower, self.upper, self.log)
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real numbers from ``lower`` to ``upper``; ``log=True`` searches the logarithm."""
+
+    lower: float
+    upper: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range(self.lower, self.upper, self.log)
+
+
+@dataclass(frozen=True, init=False)
+class Categorical:
+    """One of several values: ``Categorical("lora", "conv_lora")``."""
+
+    choices: tuple[Any, ...]
+
+    def __init__(self, *choices: Any) -> None:
+        if not choices:
+            raise ConfigError("space.Categorical needs at least one choice.")
+        object.__setattr__(self, "choices", tuple(choices))
+
+
+Space = Int | Real | Categorical
+
+
+def _check_range(lower: float, upper: float, log: bool) -> None:
+    if not lower < upper:
+        raise ConfigError(f"A range needs lower < upper, got {lower} and {upper}.")
+    if log and lower <= 0:
+        raise ConfigError(f"log=True needs lower > 0, got {lower}.")
+
+
+DEFAULT_SPACE: dict[str, Space] = {
+    "rank": Int(2, 32, log=True),
+    "num_experts": Int(2, 8),
+    "learning_rate": Real(1e-4, 1e-2, log=True),
+}
+"""What is searched unless the user says otherwise; entries that an adapter lacks are left out."""
+
+_ADAPTERS_WITHOUT: dict[str, frozenset[str]] = {
+    "decoder_only": frozenset({"rank", "num_experts", "learning_rate"}),
+    "lora": frozenset({"num_experts"}),
+}
+
+
+def default_space(adapter: str) -> dict[str, Space]:
+    """The default search space of an adapter; decoder_only searches the decoder's rate."""
+    left_out = _ADAPTERS_WITHOUT.get(adapter, frozenset())
+    space = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in left_out}
+    return space or {"decoder_learning_rate": Real(1e-4, 3e-3, log=True)}
+
+
+def split_hyperparameters(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space]]:
+    """Split the user's ``hyperparameters`` into fixed values and search spaces.
+
+    A list means choices, except for the names whose value is itself a sequence (scales, targets,
+    image_size, crop_size): there a list of sequences means choices. Unknown names raise ConfigError.
+    """
+    fixed: dict[str, Any] = {}
+    spaces: dict[str, Space] = {}
+    for name, value in values.items():
+        group_of(name)
+        if isinstance(value, Int | Real | Categorical):
+            spaces[name] = value
+        elif isinstance(value, list) and _means_choices(name, value):
+            spaces[name] = Categorical(*value)
+        else:
+            fixed[name] = tuple(value) if isinstance(value, list) else value
+    return fixed, spaces
+
+
+def _means_choices(name: str, value: list[Any]) -> bool:
+    if name in {"scales", "targets"}:
+        return bool(value) and all(isinstance(v, list | tuple) for v in value)
+    return True

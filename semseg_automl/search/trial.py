@@ -1,0 +1,66 @@
+"""One trial that fails alone: out of memory halves the micro-batch once, other causes are recorded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from semseg_automl.core.errors import DataError, TrainingError
+from semseg_automl.core.log import get_logger
+from semseg_automl.training.fit import train
+from semseg_automl.training.job import Hooks, TrainJob, TrainResult
+
+_LOG = get_logger("search")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What came of a trial: a result, or None and the reason. ``seconds`` is wall clock."""
+
+    result: TrainResult | None
+    reason: str
+    seconds: float
+
+
+def run_trial(job: TrainJob, hooks: Hooks) -> Attempt:
+    """Train; on failure answer with the reason instead of raising.
+
+    Wrong data (DataError) is raised: no other configuration could repair it. A loss that became
+    NaN in bfloat16 is tried once more in float32.
+    """
+    started = time.perf_counter()
+    reason = ""
+    for _try in range(3):
+        try:
+            result = train(job, hooks)
+            return Attempt(
+                result=result, reason=reason or result.state, seconds=time.perf_counter() - started
+            )
+        except DataError:
+            raise
+        except (RuntimeError, MemoryError) as error:
+            changed, reason = _remedy(job, error)
+            if changed is None or hooks.stop_requested():
+                break
+            _LOG.warning("%s", reason)
+            job = changed
+    return Attempt(result=None, reason=reason, seconds=time.perf_counter() - started)
+
+
+def _remedy(job: TrainJob, error: BaseException) -> tuple[TrainJob | None, str]:
+    """A changed job that may work, and what happened in words."""
+    text = f"{type(error).__name__}: {error}"
+    if (
+        isinstance(error, MemoryError)
+        or "out of memory" in str(error).lower()
+        or "can't allocate" in str(error)
+    ):
+        micro = job.micro_batch_size or job.config.optim.batch_size
+        if micro > 1:
+            return replace(
+                job, micro_batch_size=micro // 2
+            ), f"Out of memory: micro-batch {micro} -> {micro // 2}."
+        return None, f"Out of memory at a micro-batch of 1 ({text})"
+    if isinstance(error, TrainingError) and job.precision != "32-true":
+        return replace(job, precision="32-true"), f"{error} Trying again in float32."
+    return None, text

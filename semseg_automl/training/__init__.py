@@ -1,0 +1,1 @@
+"""Fine-tuning one model with Lightning: the only room that knows lightning."""

@@ -1,0 +1,187 @@
+"""What happens between optimiser steps: validation, deadline, best weights, progress."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+import lightning
+from torch import Tensor
+
+from semseg_automl.core.log import get_logger
+from semseg_automl.data.dataset import SegmentationDataset
+from semseg_automl.training.job import Hooks, ModelState
+from semseg_automl.training.module import SegmentationModule
+from semseg_automl.training.validate import Validation, validate
+
+_LOG = get_logger("training")
+_VALIDATION_SHARE = 0.10  # of a run's wall clock
+_MAX_VALIDATIONS = 12
+_WARM_UP_STEPS = 5
+
+
+class Pacer:
+    """The run's fraction done, from steps and from the clock, whichever is further.
+
+    ``max_steps`` may be None only where ``remaining`` is finite.
+    """
+
+    def __init__(self, hooks: Hooks, max_steps: int | None) -> None:
+        self.hooks = hooks
+        self.max_steps = max_steps
+        self.started = time.perf_counter()
+        self.total = hooks.remaining()
+        self.reserve = 0.0  # seconds kept for the last validation
+
+    def fraction(self, step: int) -> float:
+        """0 at the start, 1 where the run must end; ``step`` counts optimiser steps done."""
+        by_steps = step / self.max_steps if self.max_steps else 0.0
+        usable = self.total - self.reserve
+        by_clock = (time.perf_counter() - self.started) / usable if usable > 0 else 1.0
+        return min(1.0, max(by_steps, by_clock if math.isfinite(self.total) else 0.0))
+
+
+class Coach(lightning.Callback):
+    """Validates on a schedule, keeps the best averaged weights, stops in time.
+
+    Validations are spread over the run so that they take about a tenth of it; the last one
+    always happens after the last step. Only the weight average is scored and kept.
+    """
+
+    def __init__(
+        self, dataset: SegmentationDataset, pacer: Pacer, hooks: Hooks, *, eval_metric: str, precision: str
+    ) -> None:
+        self.dataset = dataset
+        self.pacer = pacer
+        self.hooks = hooks
+        self.eval_metric = eval_metric
+        self.precision = precision
+        self.best: Validation | None = None
+        self.best_state: ModelState | None = None
+        self.history: list[tuple[int, float, float]] = []
+        self.state = "finished"
+        self.step_seconds: list[float] = []
+        self.val_seconds = 0.0
+        self.val_cost = 0.0  # of the latest complete pass
+        self._next = math.nan
+        self._last_step = -1
+        self.micro_batch = 1
+        self._tick = time.perf_counter()
+        self._seen = 0
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Start the step clock."""
+        self._tick = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After each micro-batch: time it; after each optimiser step: decide what comes next."""
+        now = time.perf_counter()
+        self.step_seconds.append(now - self._tick)
+        step = trainer.global_step
+        if step != self._seen:
+            self._seen = step
+            self._after_step(trainer, module, step)
+        self._tick = time.perf_counter()
+
+    def _after_step(self, trainer: Any, module: SegmentationModule, step: int) -> None:
+        fraction = self.pacer.fraction(step)
+        if self.hooks.stop_requested():
+            self._stop(trainer, "interrupted")
+        elif self._last_moment(trainer):
+            self._stop(trainer, "time")
+        elif fraction >= self._due():
+            self.run_validation(module, step)
+            if self.best is not None and self.hooks.report(step, self.history[-1][2]):
+                self._stop(trainer, "pruned")
+        left = self.hooks.remaining()
+        best = self.best.score if self.best else math.nan
+        self.hooks.progress(
+            {"step": step, "fraction": fraction, "score": best, "loss": module.last_loss, "left": left}
+        )
+
+    def _last_moment(self, trainer: Any) -> bool:
+        """Whether another step and the last validation would no longer fit."""
+        left = self.hooks.remaining()
+        if not math.isfinite(left):
+            return False
+        per_step = self.seconds_per_step * trainer.accumulate_grad_batches
+        return left - 1.1 * self.validation_estimate() <= 1.5 * per_step
+
+    def validation_estimate(self) -> float:
+        """Seconds that a validation takes: the latest, or a guess from the step time."""
+        if self.val_cost:
+            return self.val_cost
+        return 0.35 * self.seconds_per_step * len(self.dataset) / max(1, self.micro_batch)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Median seconds of a micro-batch after the warm-up steps (of all, in very short runs)."""
+        steps = self.step_seconds[_WARM_UP_STEPS:] or self.step_seconds
+        return statistics.median(steps[-50:]) if steps else math.nan
+
+    def _due(self) -> float:
+        """Fraction of the run at which the next validation is due."""
+        if math.isnan(self._next):
+            self._next = self._interval()
+        return self._next
+
+    def _interval(self) -> float:
+        total = self.pacer.total
+        if not math.isfinite(total):
+            total = self.seconds_per_step * (self.pacer.max_steps or 1)
+        affordable = _VALIDATION_SHARE * total / max(self.validation_estimate(), 1e-3)
+        return 1.0 / max(1.0, min(_MAX_VALIDATIONS, affordable))
+
+    def _stop(self, trainer: Any, state: str) -> None:
+        self.state = state
+        trainer.should_stop = True
+
+    def run_validation(self, module: SegmentationModule, step: int) -> None:
+        """Score the averaged weights; keep them if they are the best so far."""
+        started = time.perf_counter()
+        module.average.swap_in()
+        try:
+            result = validate(
+                module.segmenter,
+                self.dataset,
+                eval_metric=self.eval_metric,
+                precision=self.precision,
+                out_of_time=lambda: self.hooks.remaining() <= 0,
+            )
+            if self._is_better(result):
+                self.best = result
+                self.best_state = snapshot(module)
+        finally:
+            module.average.swap_out()
+        self.val_seconds += time.perf_counter() - started
+        if result.complete:
+            self.val_cost = result.seconds
+            self.pacer.reserve = 1.1 * result.seconds
+        self.history.append((step, time.perf_counter() - self.pacer.started, result.score))
+        self._last_step = step
+        self._next = min(1.0, self.pacer.fraction(step) + self._interval())
+        _LOG.debug("step %d: %s %.4f (%.1f s)", step, self.eval_metric, result.score, result.seconds)
+
+    def _is_better(self, result: Validation) -> bool:
+        if self.best is None or math.isnan(self.best.score):
+            return True
+        if result.complete < self.best.complete:
+            return False
+        return result.complete > self.best.complete or result.score >= self.best.score
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        """The last validation, unless the last step was validated or pruned."""
+        if self._last_step != trainer.global_step and not (self.state == "pruned" and self.best is not None):
+            self.run_validation(module, trainer.global_step)
+
+
+def snapshot(module: SegmentationModule) -> ModelState:
+    """Copy the trainable tensors to the CPU."""
+    adapter, head = module.segmenter.trainable_state()
+    return ModelState(adapter=_copy(adapter), head=_copy(head))
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}

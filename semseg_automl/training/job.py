@@ -1,0 +1,100 @@
+"""What a training run is given and what it answers: frozen dataclasses, no behaviour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from semseg_automl.core.config import RunConfig
+from semseg_automl.data.frame import Samples
+from semseg_automl.data.images import IntensityScaling
+from semseg_automl.data.labels import LabelMap
+from semseg_automl.models.checkpoints import ResolvedWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelState:
+    """The trained part of a segmenter: adapter tensors and head tensors, on the CPU."""
+
+    adapter: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One training run.
+
+    ``precision`` is Lightning's name ("32-true", "bf16-mixed"). ``max_steps`` counts optimiser
+    steps; None means ``config.optim.max_epochs`` epochs. ``eval_metric`` is a name of
+    ``metrics.registry``. ``init`` starts from trained tensors instead of the backbone's.
+    """
+
+    config: RunConfig
+    label_map: LabelMap
+    train: Samples
+    val: Samples
+    weights: ResolvedWeights | None
+    eval_metric: str
+    scaling: IntensityScaling | None = None
+    precision: str = "32-true"
+    accelerator: str = "cpu"
+    device_ids: tuple[int, ...] = (0,)
+    num_workers: int = 0
+    seed: int = 0
+    max_steps: int | None = None
+    init: ModelState | None = None
+    micro_batch_size: int | None = None
+    class_weights: tuple[float, ...] | None = None
+
+
+def _never(_step: int, _score: float) -> bool:
+    return False
+
+
+def _silent(_event: Mapping[str, float]) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """How the caller steers a run: plain callables, so that training knows no search.
+
+    ``remaining()`` seconds left for this run including its last validation (inf: no limit);
+    ``report(step, score)`` returns True to stop it (pruning); ``stop_requested()`` True after
+    Ctrl-C; ``progress(event)`` receives step, fraction, score and seconds left.
+    """
+
+    remaining: Callable[[], float] = lambda: math.inf
+    report: Callable[[int, float], bool] = _never
+    stop_requested: Callable[[], bool] = lambda: False
+    progress: Callable[[Mapping[str, float]], None] = _silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run ended with.
+
+    ``state``: "finished", "time", "pruned", "interrupted" or "nan". ``score`` is the eval metric on the
+    validation pictures (greater is better), ``threshold`` the binary decision threshold chosen
+    there. ``history`` holds (step, seconds since start, score). Seconds are wall clock.
+    """
+
+    state: str
+    score: float
+    threshold: float
+    metrics: Mapping[str, float]
+    model: ModelState
+    steps: int
+    epochs: float
+    seconds: float
+    train_seconds: float
+    val_seconds: float
+    seconds_per_step: float
+    predict_seconds: float
+    peak_memory_mb: float
+    n_trainable: int
+    history: tuple[tuple[int, float, float], ...] = field(default=())
+    never_predicted: tuple[int, ...] = ()

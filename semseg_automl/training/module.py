@@ -1,0 +1,87 @@
+"""The Lightning module of one training run: forward, loss, balance loss, optimiser, schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from semseg_automl.core.config import RunConfig
+from semseg_automl.losses.registry import resolve_loss
+from semseg_automl.models.segmenter import Segmenter
+from semseg_automl.peft.inject import collect_balance_loss
+from semseg_automl.training.optim import WeightAverage, build_optimizer, learning_rate_factor
+
+BALANCE_WEIGHTS = {"binary": 1.0, "multiclass": 2.0}  # Zhong et al., ICLR 2024
+
+
+class SegmentationModule(lightning.LightningModule):
+    """Fine-tunes a segmenter's trainable tensors.
+
+    Parameters
+    ----------
+    segmenter
+        The network; whatever has ``requires_grad`` is trained.
+    config
+        Loss, optimiser, schedule and balance loss are read from it.
+    problem_type
+        "binary" or "multiclass".
+    fraction
+        Fraction (0..1) of the run that is over at a given step; drives the schedule.
+    class_weights
+        Weights of the classes in the loss, or None.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        config: RunConfig,
+        problem_type: str,
+        fraction: Callable[[int], float],
+        class_weights: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.config = config
+        self.fraction = fraction
+        self.loss = resolve_loss(config.optim.loss, problem_type)
+        weight = config.optim.balance_weight
+        self.balance_weight = BALANCE_WEIGHTS[problem_type] if weight == "auto" else float(weight)
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+        self.average = WeightAverage(segmenter.trainable_parameters(), config.optim.ema_decay)
+        self.last_loss = math.nan
+
+    def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
+        """Task loss at the mask's resolution plus the weighted balance loss of the adapters."""
+        logits = self.segmenter(batch["image"])
+        # (B, K, H/4, W/4) -> (B, K, H, W)
+        logits = F.interpolate(
+            logits.float(), size=batch["mask"].shape[-2:], mode="bilinear", align_corners=False
+        )
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        loss = self.loss(logits, batch["mask"], class_weights=weights)
+        balance = collect_balance_loss(self.segmenter.adapters)
+        total = loss + self.balance_weight * self.config.optim.balance_scale * balance
+        self.last_loss = float(loss.detach())
+        if not math.isfinite(self.last_loss):
+            raise FloatingPointError(f"the loss is {self.last_loss} at step {self.global_step}")
+        return total
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adapter and head in groups of their own."""
+        return build_optimizer(
+            self.segmenter.adapter_parameters(), self.segmenter.head_parameters(), self.config.optim
+        )
+
+    def optimizer_step(self, _epoch: int, _batch: int, optimizer: Any, closure: Any = None) -> None:
+        """Set the learning rates from the run's fraction, step, update the weight average."""
+        factor = learning_rate_factor(self.fraction(self.global_step), self.config.optim)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        optimizer.step(closure=closure)
+        self.average.update()

@@ -1,0 +1,107 @@
+"""Optimisers, parameter groups, the learning-rate schedule and the weight average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from semseg_automl.core.config import OptimConfig
+from semseg_automl.core.errors import unknown_name
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+
+
+def cosine(fraction: float) -> float:
+    """Half a cosine from 1 to 0."""
+    return 0.5 * (1.0 + math.cos(math.pi * fraction))
+
+
+def warmup_stable_decay(fraction: float) -> float:
+    """Constant, then linear to 0 over the last 40 % (Hu et al., MiniCPM, 2024)."""
+    return 1.0 if fraction < 0.6 else (1.0 - fraction) / 0.4
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": cosine,
+    "wsd": warmup_stable_decay,
+    "constant": lambda _fraction: 1.0,
+}
+
+
+def learning_rate_factor(fraction: float, config: OptimConfig) -> float:
+    """Factor on every peak learning rate at ``fraction`` (0..1) of the run.
+
+    Linear warm-up over the first ``config.warmup`` of the run, then the schedule. Never below
+    0.001, so that the last steps before a deadline are not wasted.
+    """
+    if config.schedule not in SCHEDULES:
+        raise unknown_name("schedule", config.schedule, SCHEDULES)
+    fraction = min(max(fraction, 0.0), 1.0)
+    ramp = min(1.0, (fraction + 1e-4) / config.warmup) if config.warmup > 0 else 1.0
+    return max(1e-3, ramp * SCHEDULES[config.schedule](fraction))
+
+
+def build_optimizer(
+    adapter: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config: OptimConfig
+) -> torch.optim.Optimizer:
+    """Build the optimiser: adapter and head with their own rates, no decay on vectors.
+
+    Tensors with fewer than two dimensions (biases, norms) are not decayed. Each group stores its
+    peak rate under ``peak_lr``.
+    """
+    if config.optimizer not in OPTIMIZERS:
+        raise unknown_name("optimizer", config.optimizer, OPTIMIZERS)
+    groups = []
+    for params, rate in ((list(adapter), config.learning_rate), (list(head), config.decoder_learning_rate)):
+        for decayed in (True, False):
+            chosen = [p for p in params if (p.ndim >= 2) == decayed]
+            if chosen:
+                decay = config.weight_decay if decayed else 0.0
+                groups.append({"params": chosen, "lr": rate, "peak_lr": rate, "weight_decay": decay})
+    kwargs: dict[str, object] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
+    return OPTIMIZERS[config.optimizer](groups, **kwargs)  # type: ignore[call-arg]
+
+
+class WeightAverage:
+    """Exponential moving average of the trainable tensors, with a warm start.
+
+    The decay at update t is ``min(decay, (1 + t) / (10 + t))``, so short runs average little.
+    ``decay = 0`` keeps the raw weights.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.updates = 0
+        self.average = [p.detach().clone() for p in self.parameters]
+        self._raw: list[Tensor] | None = None
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the current weights; call once an optimiser step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
+
+    @torch.no_grad()
+    def swap_in(self) -> None:
+        """Put the averaged weights into the model; undo with :meth:`swap_out`."""
+        self._raw = [p.detach().clone() for p in self.parameters]
+        for parameter, value in zip(self.parameters, self.average, strict=True):
+            parameter.copy_(value)
+
+    @torch.no_grad()
+    def swap_out(self) -> None:
+        """Put the raw weights back."""
+        if self._raw is None:
+            return
+        for parameter, value in zip(self.parameters, self._raw, strict=True):
+            parameter.copy_(value)
+        self._raw = None

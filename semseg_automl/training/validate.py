@@ -1,0 +1,109 @@
+"""Scoring a segmenter on validation pictures, at the pictures' own size."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from semseg_automl.data.dataset import SegmentationDataset
+from semseg_automl.metrics.evaluator import Evaluator
+from semseg_automl.metrics.registry import resolve_metric
+from semseg_automl.models.postprocess import logits_to_original, probabilities
+from semseg_automl.models.segmenter import Segmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Outcome of one pass: ``score`` is signed so that greater is better; ``complete`` is False
+    where the clock cut it short."""
+
+    score: float
+    threshold: float
+    metrics: dict[str, float]
+    pictures: int
+    seconds: float
+    complete: bool
+    never_predicted: tuple[int, ...]
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The autocast context that belongs to one of Lightning's precision names."""
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+@contextlib.contextmanager
+def eval_mode(segmenter: Segmenter) -> Iterator[None]:
+    """Evaluation mode without gradients; the training flag is restored."""
+    training = segmenter.training
+    segmenter.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        segmenter.train(training)
+
+
+def validate(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    *,
+    eval_metric: str,
+    precision: str = "32-true",
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Validation:
+    """Score ``segmenter`` on every picture of ``dataset``.
+
+    For binary problems the decision threshold that maximises the metric (IoU for metrics
+    without a curve of their own) is chosen from the same pass. ``out_of_time`` is asked after
+    each picture; at least one picture is always scored.
+    """
+    started = time.perf_counter()
+    label_map = dataset.label_map
+    binary = label_map.problem_type == "binary"
+    evaluator = Evaluator(label_map.n_classes, binary)
+    device = next(segmenter.parameters()).device
+    seen = 0
+    with eval_mode(segmenter):
+        for i in range(len(dataset)):
+            image, target, geometry = dataset.full_size(i)
+            with autocast(device, precision):
+                logits = segmenter(image[None].to(device))[0].float()
+            probability = probabilities(logits_to_original(logits, geometry)).cpu().numpy()
+            if not np.isfinite(probability).all():
+                raise FloatingPointError("the network's output is not finite")
+            evaluator.add(probability, target)
+            seen += 1
+            if out_of_time():
+                break
+    return _summary(evaluator, eval_metric, seen, len(dataset), time.perf_counter() - started)
+
+
+def _summary(evaluator: Evaluator, eval_metric: str, seen: int, total: int, seconds: float) -> Validation:
+    threshold = 0.5
+    spec = resolve_metric(eval_metric, evaluator.problem_type)
+    metrics = evaluator.result()
+    value = metrics.get(spec.name, float("nan"))
+    if evaluator.curve is not None:
+        criterion = spec.name if spec.name in {"iou", "dice", "mean_iou", "pixel_accuracy", "ber"} else "iou"
+        threshold, best = evaluator.curve.best_threshold(criterion)
+        metrics = metrics | {criterion: best}
+        value = metrics.get(spec.name, value)
+    if spec.name not in metrics:
+        value = evaluator.result(spec.name)[spec.name]
+    rows = evaluator.per_class()
+    missed = tuple(int(r["class"]) for r in rows if r["pixels"] > 0 and r["predicted_pixels"] == 0)
+    return Validation(
+        score=spec.score(value),
+        threshold=threshold,
+        metrics={**metrics, spec.name: value},
+        pictures=seen,
+        seconds=seconds,
+        complete=seen == total,
+        never_predicted=missed,
+    )
