@@ -36,4 +36,5 @@ class ModelRow:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelRow:
         """Inverse of :meth:`to_json`."""
-        return cls(**{k: math.nan if v is None else v for k, v in values.items()})
+        known: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
+        return cls(**known)

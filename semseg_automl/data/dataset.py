@@ -49,6 +49,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         Keep resized 8-bit pictures in RAM until ``cache_bytes`` are used; the rest is read again.
     cache_bytes : int, optional
         None: a quarter of the memory that is available now (2 GiB where that is unknown).
+    cache_share : float
+        This process's share of it, where several processes cache at once.
     multiple : int
         Padding multiple.
 
@@ -70,6 +72,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         scaling: IntensityScaling | None = None,
         cache: bool = True,
         cache_bytes: int | None = None,
+        cache_share: float = 1.0,
         multiple: int = 32,
     ) -> None:
         if samples.masks is None:
@@ -87,7 +90,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self._scaling = scaling
         self._epoch = 0
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._room = 0 if not cache else _cache_size() if cache_bytes is None else cache_bytes
+        room = _cache_size() if cache_bytes is None else cache_bytes
+        self._room = int(room * cache_share) if cache else 0
         self._lock = Lock()
 
     def __len__(self) -> int:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.errors import ArtifactError, ConfigError, unknown_name
 from semseg_automl.core.log import get_logger
-from semseg_automl.core.results import ModelRow
 from semseg_automl.engines.local import ENGINES
 from semseg_automl.estimator import _store
+from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper
 from semseg_automl.estimator._resolve import find_preset, resolve_request
 from semseg_automl.estimator._tables import Tables, prepare_tables
-from semseg_automl.estimator.baseline import majority_row
 from semseg_automl.metrics.registry import resolve_metric
 from semseg_automl.models.checkpoints import ResolvedWeights, resolve_weights
 from semseg_automl.models.devices import DeviceChoice, pick_devices
@@ -56,25 +54,12 @@ class FitArguments:
     started: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """What a fit leaves behind."""
-
-    model: _store.Trained
-    folder: Path
-    rows: list[ModelRow]
-    summary: dict[str, Any]
-    score: float
-    study: Any
-
-
 def fit_segmentor(seg: SemanticSegmentor, args: FitArguments) -> Fitted:
     """Run a whole fit; see ``SemanticSegmentor.fit``."""
-    budget = Budget(_time_limit(args), started=args.started)
-    imported = budget.elapsed()
-    if args.engine not in ENGINES:
-        raise ConfigError(f"engine={args.engine!r} is not known. Known: {', '.join(ENGINES)}.")
-    find_preset(args.presets)
+    imported = time.monotonic() - args.started
+    request = _checked(seg, args)  # wrong arguments are told before any work is done
+    budget = Budget(request.time_limit, started=args.started)
+    devices = pick_devices(args.devices)
     tables = prepare_tables(
         args.train_data,
         args.y,
@@ -89,71 +74,115 @@ def fit_segmentor(seg: SemanticSegmentor, args: FitArguments) -> Fitted:
         seed=seg.random_state,
     )
     metric = resolve_metric(seg.eval_metric, tables.label_map.problem_type).name
-    backbone = _DEFAULT_BACKBONE if seg.backbone == "auto" else seg.backbone
+    weights = resolve_weights(_DEFAULT_BACKBONE if seg.backbone == "auto" else seg.backbone)
     folder = _store.choose_folder(seg.path, resume=args.resume, is_clone=getattr(seg, "_is_clone", False))
-    weights = resolve_weights(backbone)
+    request = replace(
+        request, eval_metric=metric, folder=folder, config=request.config.replace(backbone=weights.name)
+    )
+    earlier = Earlier.read(folder) if args.resume and _store.holds_model(folder) else None
+    if earlier is not None:
+        _check_same_problem(earlier, tables, metric)
+        if earlier.is_finished(budget.limit, request.config.optim.max_epochs):
+            _LOG.info("Nothing is left to do: the model in %s is finished.", folder)
+            return earlier
+        budget = Budget(request.time_limit, started=args.started - earlier.seconds)
+    request, init = _start_from(args.init_from, earlier, tables, request, weights.name)
+    job = _job(request, tables, weights, devices, metric, init)
+    before = {"import": imported, "prepare": time.monotonic() - args.started - imported}
+    _LOG.info(
+        "Model folder: %s. Backbone: %s (%s). Device: %s.", folder, weights.name, weights.source, devices
+    )
+    keeper = Keeper(
+        folder=folder,
+        tables=tables,
+        weights=weights,
+        metric=metric,
+        facts={"preset": request.preset, "tta": find_preset(request.preset)[1].tta, **_columns(seg)},
+        earlier=earlier,
+    )
+    outcome = _run(request, job, tables, budget, keeper, args.engine)
+    return keeper.close(outcome, before, budget.elapsed(), budget.limit)
+
+
+def _checked(seg: SemanticSegmentor, args: FitArguments) -> FitRequest:
+    """The request, as far as it follows from the arguments alone."""
+    if args.engine not in ENGINES:
+        raise unknown_name("engine", args.engine, ENGINES)
     request = resolve_request(
         presets=args.presets,
         hyperparameters=args.hyperparameters,
         tune_kwargs=args.tune_kwargs,
-        time_limit=budget.limit,
-        backbone=weights.name,
-        eval_metric=metric,
         devices=args.devices,
         num_workers=args.num_workers,
         seed=seg.random_state,
         verbosity=seg.verbosity,
         storage=args.storage,
-        folder=folder,
         callbacks=args.callbacks,
     )
-    request, init = _start_from(args, folder, tables, request, weights.name)
-    devices = pick_devices(args.devices)
-    job = _job(request, tables, weights, devices, metric, init)
-    prepared = budget.elapsed() - imported
+    return replace(request, time_limit=_time_limit(args.time_limit, request))
+
+
+def _time_limit(given: float | None, request: FitRequest) -> float | None:
+    """The limit; a search that would never end without one gets a stated default."""
+    tune = request.tune
+    if given is not None or tune is None or tune.num_trials is not None:
+        return given
+    if request.auto_tune and not request.spaces and "max_epochs" in request.given:
+        return None  # exactly max_epochs, no search
     _LOG.info(
-        "Model folder: %s. Backbone: %s (%s). Device: %s.", folder, weights.name, weights.source, devices
+        "No time_limit given: searching for %.0f s. Pass time_limit= or hyperparameter_tune_kwargs=None.",
+        DEFAULT_SEARCH_SECONDS,
     )
-    keeper = _Keeper(seg, folder, tables, weights, request, metric)
+    return DEFAULT_SEARCH_SECONDS
+
+
+def _columns(seg: SemanticSegmentor) -> dict[str, str]:
+    return {"image": seg.image, "label": seg.label}
+
+
+def _check_same_problem(earlier: Earlier, tables: Tables, metric: str) -> None:
+    """Resuming compares scores, so classes and metric must be the same."""
+    found, asked = earlier.model.label_map, tables.label_map
+    if (found.values, found.problem_type) != (asked.values, asked.problem_type):
+        raise ArtifactError(
+            f"resume=True: the model in {earlier.folder} has the classes {list(found.values)}, the table has "
+            f"{list(asked.values)}. Start in another folder with init_from={str(earlier.folder)!r}."
+        )
+    before = earlier.model.info.get("eval_metric")
+    if before != metric:
+        raise ArtifactError(
+            f"resume=True: the model in {earlier.folder} was chosen by {before!r}, not {metric!r}."
+        )
+
+
+def _run(
+    request: FitRequest, job: TrainJob, tables: Tables, budget: Budget, keeper: Keeper, engine: str
+) -> Outcome:
+    """The search, with Ctrl-C caught and a progress bar."""
+    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
     with catch_interrupt() as stop, progress_bar(request.verbosity >= 2, budget) as progress:
-        outcome = ENGINES[args.engine].run(
-            request,
-            job,
-            fingerprint(tables.train, tables.val, tables.label_map, tables.scan),
-            budget,
-            stop,
-            on_best=keeper.keep,
-            progress=progress,
+        outcome = ENGINES[engine].run(
+            request, job, print_, budget, stop, on_best=keeper.keep, progress=progress
         )
     if stop.requested:
-        _LOG.warning("Interrupted: the best model so far is kept in %s.", folder)
-    return keeper.close(outcome, {"import": imported, "prepare": prepared}, budget.elapsed())
-
-
-def _time_limit(args: FitArguments) -> float | None:
-    """The limit; a search without one gets a stated default."""
-    searches = args.tune_kwargs not in (None, "auto") and not dict(args.tune_kwargs).get("num_trials")
-    auto = args.tune_kwargs == "auto" and "max_epochs" not in (args.hyperparameters or {})
-    if args.time_limit is None and (searches or (auto and find_preset(args.presets)[1].search)):
-        _LOG.info(
-            "No time_limit given: searching for %.0f s. Pass time_limit= or hyperparameter_tune_kwargs=None.",
-            DEFAULT_SEARCH_SECONDS,
-        )
-        return DEFAULT_SEARCH_SECONDS
-    return args.time_limit
+        _LOG.warning("Interrupted: the best model so far is kept in %s.", keeper.folder)
+    return outcome
 
 
 def _start_from(
-    args: FitArguments, folder: Path, tables: Tables, request: FitRequest, backbone: str
+    init_from: Any, earlier: Earlier | None, tables: Tables, request: FitRequest, backbone: str
 ) -> tuple[FitRequest, Any]:
-    """Tensors to start from (``init_from``, or the model in ``path`` with ``resume``) and the request that fits."""
-    source = args.init_from
-    if source is None and args.resume and _store.holds_model(folder):
-        source = folder
+    """Tensors to start from (an earlier run's, else ``init_from``) and the request that fits them."""
+    source = init_from if earlier is None else earlier.folder
     if source is None:
         return request, None
     init, config = _store.initial_state(source, tables.label_map, request.config, backbone)
     structural = frozenset(vars(config.adapter)) | {"head", "num_queries"}
+    old, new = request.config.flat(), config.flat()
+    overruled = sorted(k for k in structural & request.given if old[k] != new[k])
+    overruled += sorted(structural & set(request.spaces))
+    if overruled:
+        _LOG.warning("The saved model decides %s; what was given is not used.", ", ".join(overruled))
     spaces = {name: space for name, space in request.spaces.items() if name not in structural}
     return replace(request, config=config, given=request.given | structural, spaces=spaces), init
 
@@ -187,109 +216,3 @@ def _job(
         seed=request.seed,
         init=init,
     )
-
-
-class _Keeper:
-    """Writes every better model into the folder while the search goes on, and the summary at the end."""
-
-    def __init__(
-        self,
-        seg: SemanticSegmentor,
-        folder: Path,
-        tables: Tables,
-        weights: ResolvedWeights,
-        request: FitRequest,
-        metric: str,
-    ) -> None:
-        self.folder, self.tables, self.weights, self.request, self.metric = (
-            folder,
-            tables,
-            weights,
-            request,
-            metric,
-        )
-        self.model: _store.Trained | None = None
-        self.seconds = 0.0
-
-    def keep(self, outcome: Outcome) -> None:
-        """Store the outcome's best model."""
-        started = time.perf_counter()
-        best = outcome.best
-        if best is None or outcome.best_config is None:
-            return
-        info = {
-            "eval_metric": self.metric,
-            "score_val": best.score,
-            "n_train": len(self.tables.train),
-            "n_val": len(self.tables.val),
-            "preset": self.request.preset,
-            "tta": find_preset(self.request.preset)[1].tta,
-            "fit_seconds": round(best.seconds, 1),
-        }
-        self.model = _store.Trained.of(
-            best,
-            config=outcome.best_config,
-            label_map=self.tables.label_map,
-            scaling=self.tables.scaling,
-            weights=self.weights,
-            info=info,
-        )
-        _store.write(self.folder, self.model)
-        self.seconds += time.perf_counter() - started
-
-    def close(self, outcome: Outcome, before: dict[str, float], total: float) -> Fitted:
-        """Add the baseline, write the summary and answer."""
-        best, model = outcome.best, self.model
-        if best is None or model is None:
-            raise ConfigError("The search ended without a model.")
-        rows = [
-            *outcome.rows,
-            majority_row(self.tables.val, self.tables.label_map, self.tables.scan, self.metric),
-        ]
-        training = sum(r.fit_time for r in outcome.rows)
-        summary = {
-            "plan": list(outcome.plan.reasons),
-            "best_model": outcome.best_name,
-            "eval_metric": self.metric,
-            "score_val": best.score,
-            "metrics_val": dict(best.metrics),
-            "threshold": best.threshold,
-            "state": best.state,
-            "steps": best.steps,
-            "epochs": best.epochs,
-            "precision": outcome.plan.precision,
-            "history": [list(h) for h in best.history],
-            "n_models": len(outcome.rows),
-            "parameters": {"trainable": best.n_trainable},
-            "seconds": {
-                "total": total,
-                **before,
-                "training_and_validation": training,
-                "steps_and_validation": outcome.step_seconds,
-                "store": self.seconds,
-                **outcome.seconds,
-            },
-        }
-        self._warn(outcome)
-        _store.write_summary(self.folder, rows, summary)
-        _LOG.info(
-            "Best model: %s, %s %.4f on validation, %.0f s in all. Stored in %s.",
-            outcome.best_name,
-            self.metric,
-            best.score,
-            total,
-            self.folder,
-        )
-        return Fitted(
-            model=model, folder=self.folder, rows=rows, summary=summary, score=best.score, study=outcome.study
-        )
-
-    def _warn(self, outcome: Outcome) -> None:
-        missed = outcome.best.never_predicted if outcome.best else ()
-        if missed:
-            names = ", ".join(self.tables.label_map.names[k] for k in missed)
-            _LOG.warning(
-                "Never predicted on the validation pictures: %s. More time, or more pictures of them, "
-                "may help.",
-                names,
-            )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,16 +44,18 @@ def choose_folder(path: str | os.PathLike[str] | None, *, resume: bool, is_clone
     ArtifactError
         The folder holds a model and ``resume`` is False, is a file, or can't be written.
     """
-    folder = _new_folder() if path is None else Path(path).expanduser()
-    if path is not None and is_clone:
-        folder = next(f for n in range(1, 10**6) if not (f := Path(path).expanduser() / f"fit_{n}").exists())
-    if not resume and (holds_model(folder) or (folder / SUMMARY).exists()):
+    folder = Path(DEFAULT_ROOT) if path is None else Path(path).expanduser()
+    fresh = path is None or is_clone
+    if not fresh and not resume and (holds_model(folder) or (folder / SUMMARY).exists()):
         raise ArtifactError(
-            f"path={str(folder)!r} already holds a model. Choose another folder, delete it, or pass resume=True "
-            "to go on from it."
+            f"path={str(folder)!r} already holds a model. Choose another folder, delete it, or pass "
+            "resume=True to go on from it."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            names = _clone_names() if path is not None else _stamped_names()
+            folder = _create_first(folder / name for name in names)
         scratch = folder / f".write-test-{os.getpid()}"
         scratch.write_bytes(b"")
         scratch.unlink()
@@ -62,10 +66,24 @@ def choose_folder(path: str | os.PathLike[str] | None, *, resume: bool, is_clone
     return folder
 
 
-def _new_folder() -> Path:
-    root = Path(DEFAULT_ROOT) / time.strftime("%Y%m%d_%H%M%S")
-    candidates = [root, *(root.with_name(f"{root.name}_{n}") for n in range(2, 1000))]
-    return next(f for f in candidates if not f.exists())
+def _clone_names() -> Iterable[str]:
+    return (f"fit_{n}" for n in itertools.count(1))
+
+
+def _stamped_names() -> Iterable[str]:
+    stamp = time.strftime("%Y%m%d_%H%M%S")
+    return itertools.chain([stamp], (f"{stamp}_{n}" for n in itertools.count(2)))
+
+
+def _create_first(candidates: Iterable[Path]) -> Path:
+    """Create the first folder that isn't there; processes that fit side by side never share one."""
+    for folder in candidates:
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError("no free name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +103,32 @@ class Trained:
     def of(cls, result: TrainResult, **parts: Any) -> Trained:
         """From a training result and the facts around it."""
         return cls(state=result.model, threshold=result.threshold, metrics=result.metrics, **parts)
+
+    @classmethod
+    def of_stored(cls, stored: StoredModel) -> Trained:
+        """From a model as read; finds the backbone's weights."""
+        manifest = stored.manifest
+        name = manifest.backbone["name"]
+        if stored.backbone is not None:
+            weights = ResolvedWeights.in_memory(name, stored.backbone)
+        else:
+            weights = resolve_weights(name, sha256=manifest.backbone["sha256"] or None)
+        return cls(
+            state=ModelState(adapter=stored.adapter, head=stored.head),
+            config=RunConfig.from_json(manifest.config),
+            label_map=LabelMap.from_json(manifest.label_map),
+            scaling=None if manifest.scaling is None else IntensityScaling(**manifest.scaling),
+            weights=weights,
+            threshold=0.5 if manifest.threshold is None else manifest.threshold,
+            metrics=manifest.metrics,
+            info=manifest.info,
+        )
+
+    @property
+    def score(self) -> float:
+        """The eval metric on the validation pictures (greater is better); NaN where undefined."""
+        value = self.info.get("score_val")
+        return math.nan if value is None else float(value)
 
     def segmenter(self) -> Segmenter:
         """Build the network and load the trained tensors, in evaluation mode."""
@@ -123,31 +167,11 @@ def read(folder: str | os.PathLike[str]) -> tuple[Trained, Segmenter]:
         The backbone that the model was trained on can't be found.
     """
     stored = read_model(folder)
-    trained = _trained(stored)
+    trained = Trained.of_stored(stored)
     segmenter = trained.segmenter()
     if stored.probe is not None:
         check_probe(segmenter, stored.probe)
     return trained, segmenter
-
-
-def _trained(stored: StoredModel) -> Trained:
-    manifest = stored.manifest
-    name = manifest.backbone["name"]
-    if stored.backbone is not None:
-        weights = ResolvedWeights.in_memory(name, stored.backbone)
-    else:
-        weights = resolve_weights(name, sha256=manifest.backbone["sha256"] or None)
-    scaling = None if manifest.scaling is None else IntensityScaling(**manifest.scaling)
-    return Trained(
-        state=ModelState(adapter=stored.adapter, head=stored.head),
-        config=RunConfig.from_json(manifest.config),
-        label_map=LabelMap.from_json(manifest.label_map),
-        scaling=scaling,
-        weights=weights,
-        threshold=0.5 if manifest.threshold is None else manifest.threshold,
-        metrics=manifest.metrics,
-        info=manifest.info,
-    )
 
 
 def write_summary(folder: Path, rows: Sequence[ModelRow], summary: Mapping[str, Any]) -> None:
@@ -178,14 +202,13 @@ def initial_state(
     """A saved model's tensors as the start of a new training, and the configuration they need.
 
     Adapter and head shapes are the saved model's; classes are matched by name, new ones start
-    from the backbone's tokens (see ``Segmenter.expand_state``).
+    from the backbone's tokens (see ``Segmenter.map_head_state``).
     """
-    stored = read_model(folder)
-    trained = _trained(stored)
-    if trained.weights.name != backbone and backbone != "auto":
+    trained = Trained.of_stored(read_model(folder))
+    if trained.weights.name != backbone:
         raise ArtifactError(
-            f"init_from={str(folder)!r} was trained on the backbone {trained.weights.name!r}, not {backbone!r}. "
-            "Pass the same backbone."
+            f"init_from={str(folder)!r} was trained on the backbone {trained.weights.name!r}, not "
+            f"{backbone!r}. Pass the same backbone."
         )
     structural = {
         **vars(trained.config.adapter),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from semseg_automl.core.errors import DataError
+from semseg_automl.core.errors import DataError, suggest
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples, check_table
 from semseg_automl.data.images import IntensityScaling, infer_scaling
@@ -49,25 +51,29 @@ def prepare_tables(
     samples = check_table(train_data, y, image=image, label=label, need_label=True, role="train_data")
     scan = scan_masks(samples.masks or (), index=list(samples.index))
     label_map = infer_label_map(scan, problem_type=problem_type, classes=classes, ignore_index=ignore_index)
-    _log_empty_classes(scan, label_map)
+    _log_rare_classes(scan, label_map)
+    found = presence(scan, label_map)
+    labels = _groups(groups, train_data, len(samples))
+    labelled = np.flatnonzero(found.any(1))  # never empty: infer_label_map refuses such a table
+    if len(labelled) < len(samples):
+        left_out = len(samples) - len(labelled)
+        _LOG.warning("%d training pictures have no labelled pixel and are left out.", left_out)
+        samples, found = samples.subset(labelled), found[labelled]
+        labels = None if labels is None else labels[labelled]
     if tuning_data is None:
-        labels = _groups(groups, train_data)
-        train_at, val_at = split_samples(
-            samples, presence(scan, label_map), holdout_frac=holdout_frac, groups=labels, seed=seed
-        )
+        train_at, val_at = split_samples(samples, found, holdout_frac=holdout_frac, groups=labels, seed=seed)
         train, val = samples.subset(train_at), samples.subset(val_at)
         _LOG.info("Split: %d training and %d validation pictures.", len(train), len(val))
     else:
         train = samples
         val = check_table(tuning_data, image=image, label=label, need_label=True, role="tuning_data")
         _check_tuning_labels(val, label_map)
-    train = _without_unlabelled(train, label_map, scan, samples)
     return Tables(
         train=train, val=val, label_map=label_map, scan=scan, scaling=infer_scaling(list(samples.images))
     )
 
 
-def _log_empty_classes(scan: LabelScan, label_map: LabelMap) -> None:
+def _log_rare_classes(scan: LabelScan, label_map: LabelMap) -> None:
     counts = scan.counts(label_map.values).sum(0)
     rare = [n for n, c in zip(label_map.names, counts, strict=True) if 0 < c < 1e-4 * counts.sum()]
     if rare:
@@ -86,23 +92,20 @@ def _check_tuning_labels(val: Samples, label_map: LabelMap) -> None:
         )
 
 
-def _without_unlabelled(train: Samples, label_map: LabelMap, scan: LabelScan, samples: Samples) -> Samples:
-    """Training pictures with at least one labelled pixel; the others teach nothing."""
-    labelled = scan.counts(label_map.values).sum(1) > 0
-    position = {id(source): i for i, source in enumerate(samples.images)}
-    keep = [k for k, source in enumerate(train.images) if labelled[position[id(source)]]]
-    if not keep:
-        raise DataError("Every pixel of every training mask is ignored: there is nothing to learn.")
-    if len(keep) < len(train):
-        _LOG.warning("%d training pictures have no labelled pixel and are left out.", len(train) - len(keep))
-        return train.subset(keep)
-    return train
-
-
-def _groups(groups: Any, train_data: Any) -> Any:
+def _groups(groups: Any, train_data: Any, n: int) -> np.ndarray | None:
+    """The labels that ``groups`` stands for: an array as it is, or a column of the table."""
+    if groups is None:
+        return None
     if not isinstance(groups, str):
-        return groups
-    columns = list(getattr(train_data, "columns", ()))
+        labels = np.asarray(groups, dtype=object).reshape(-1)
+        if len(labels) != n:
+            raise DataError(f"groups has {len(labels)} labels for {n} pictures.")
+        return labels
+    if isinstance(train_data, str | os.PathLike):
+        train_data = pd.read_csv(train_data, sep="\t" if str(train_data).lower().endswith(".tsv") else ",")
+    columns = [str(c) for c in getattr(train_data, "columns", ())]
     if groups not in columns:
-        raise DataError(f"groups={groups!r} is not a column of train_data (columns: {columns}).")
+        raise DataError(
+            f"groups={groups!r} is not a column of train_data (columns: {columns}).{suggest(groups, columns)}"
+        )
     return np.asarray(train_data[groups], dtype=object)

@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Hyperparameters that a preset fixes, and whether it searches. ``tta``: flips at prediction."""
+    """Hyperparameters that a preset fixes, and whether it searches.
+
+    ``tta``: flips at prediction. ``size_factor``: on the picture size that the planner would choose.
+    """
 
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     search: bool = True
@@ -18,8 +21,8 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "medium_quality": Preset(),
-    "high_quality": Preset(hyperparameters={"augment": "strong"}, tta=True),
-    "best_quality": Preset(hyperparameters={"augment": "strong", "max_epochs": 60}, tta=True),
+    "high_quality": Preset(hyperparameters={"augment": "strong"}, tta=True, size_factor=1.25),
+    "best_quality": Preset(hyperparameters={"augment": "strong"}, tta=True, size_factor=1.5),
     "fast_inference": Preset(hyperparameters={"image_size": 320, "crop_size": 320}),
     # Zhong et al., ICLR 2024, section 4 and appendix; nothing of it is searched
     "conv_lora_paper": Preset(
@@ -38,6 +41,7 @@ PRESETS: dict[str, Preset] = {
             "ema_decay": 0.0,
             "batch_size": 4,
             "augment": "light",  # horizontal flips
+            "crop_size": None,
             "max_epochs": 30,
             "loss": "structure",
             "rank": 3,

@@ -142,7 +142,8 @@ class SemanticSegmentor(BaseEstimator):
         storage : str, optional
             Optuna storage URL of the search.
         resume : bool
-            Go on from the model that lies in ``path``.
+            Go on from the model that lies in ``path`` (fresh where there is none). ``time_limit`` then
+            counts all runs together; what is finished comes back at once, and nothing worse replaces it.
         init_from : path, optional
             A saved model whose adapter and head start the training.
         callbacks : iterable of callable(study, trial), optional
@@ -179,10 +180,9 @@ class SemanticSegmentor(BaseEstimator):
         )
         with logging_at(self.verbosity):
             fitted = fit_segmentor(self, arguments)
-        self._predictor = None
+        self._predictor: Predictor | None = None
         self.study_ = fitted.study
         self._adopt(fitted.model, fitted.folder, fitted.rows, fitted.summary)
-        self.best_score_ = fitted.score
         return self
 
     def predict(
@@ -319,9 +319,14 @@ class SemanticSegmentor(BaseEstimator):
             model, segmenter = _store.read(path)
         rows, summary = _store.read_summary(path)
         loaded = cls(
-            model.label_map.problem_type, backbone=model.weights.name, path=path, verbosity=verbosity
+            model.label_map.problem_type,
+            image=model.info.get("image", "image"),
+            label=model.info.get("label", "label"),
+            eval_metric=model.info.get("eval_metric"),
+            backbone=model.weights.name,
+            path=path,
+            verbosity=verbosity,
         )
-        loaded.eval_metric = model.info.get("eval_metric")
         loaded.study_ = None
         loaded._adopt(model, Path(path), rows, summary)
         loaded._predictor = loaded._make_predictor(segmenter)
@@ -351,7 +356,7 @@ class SemanticSegmentor(BaseEstimator):
         self.class_values_ = list(label_map.values)
         self.problem_type_ = label_map.problem_type
         self.best_config_ = model.config.to_json()
-        self.best_score_ = float(model.info.get("score_val", float("nan")))
+        self.best_score_ = model.score
         self.eval_metric_ = str(model.info.get("eval_metric"))
 
     def _require_fitted(self) -> None:
@@ -362,9 +367,10 @@ class SemanticSegmentor(BaseEstimator):
 
     def _get_predictor(self) -> Predictor:
         self._require_fitted()
-        if getattr(self, "_predictor", None) is None:
-            self._predictor = self._make_predictor(self._model.segmenter())
-        return self._predictor
+        predictor = getattr(self, "_predictor", None)
+        if predictor is None:
+            predictor = self._predictor = self._make_predictor(self._model.segmenter())
+        return predictor
 
     def _make_predictor(self, segmenter: Any) -> Predictor:
         from semseg_automl.inference.predict import Predictor

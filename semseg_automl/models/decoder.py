@@ -32,6 +32,7 @@ class TwoWayDecoder(nn.Module):
     skip_channels : stride -> channels of the encoder's finer maps; strides 8 and 4 are used.
     """
 
+    num_outputs: int
     gaussian_matrix: Tensor
     no_mask_embed: Tensor
 
@@ -88,7 +89,7 @@ class TwoWayDecoder(nn.Module):
         tokens : (B, T, C).
         upscaled : (B, C/8, 4h, 4w).
         """
-        source = features.embedding + self.no_mask_embed[:, None, None]
+        source = features.embedding.float() + self.no_mask_embed[:, None, None]
         b, c, h, w = source.shape
         queries = torch.cat([self.iou_token.weight, tokens])[None].expand(b, -1, -1)
         hidden, keys = self.transformer(source, self.positions(h, w), queries)
@@ -100,7 +101,20 @@ class TwoWayDecoder(nn.Module):
 
     def _add_skip(self, x: Tensor, features: EncoderOutput, stride: int) -> Tensor:
         name = str(stride)
-        return x + self.skips[name](features.skips[stride]) if name in self.skips else x
+        return x + self.skips[name](features.skips[stride].float()) if name in self.skips else x
+
+    def logits(self, features: EncoderOutput) -> Tensor:
+        """Logits (B, K, H/4, W/4) in float32."""
+        raise NotImplementedError
+
+    def forward(self, features: EncoderOutput) -> Tensor:
+        """Logits (B, K, H/4, W/4), computed in float32 under autocast too.
+
+        SAM's hypernetworks answer with numbers around 100 that meet pixels around 0.1: in bfloat16 their
+        products are off by half a logit, and the head is a small part of the work.
+        """
+        with torch.autocast(features.embedding.device.type, enabled=False):
+            return self.logits(features)
 
 
 class SkipProjection(nn.Module):
@@ -171,8 +185,8 @@ class SemanticHead(TwoWayDecoder):
         self.mask_tokens = nn.Parameter(torch.randn(num_outputs, embed_dim))
         self.hyper = HyperNetworks(num_outputs, embed_dim, embed_dim // 8)
 
-    def forward(self, features: EncoderOutput) -> Tensor:
-        """Logits (B, K, H/4, W/4)."""
+    def logits(self, features: EncoderOutput) -> Tensor:
+        """See :meth:`TwoWayDecoder.logits`."""
         tokens, upscaled = self.decode(features, self.mask_tokens)
         return mask_logits(self.hyper(tokens), upscaled)
 
@@ -214,8 +228,8 @@ class MaskClassificationHead(TwoWayDecoder):
         hyper = self.hyper(tokens.reshape(b * q, 1, c)).view(b, q, -1)  # (B*Q, 1, D) -> (B, Q, D)
         return mask_logits(hyper, upscaled), self.classifier(tokens)
 
-    def forward(self, features: EncoderOutput) -> Tensor:
-        """Logits (B, K, H/4, W/4)."""
+    def logits(self, features: EncoderOutput) -> Tensor:
+        """See :meth:`TwoWayDecoder.logits`."""
         masks, classes = self.queries(features)
         scores = torch.einsum("bqk,bqhw->bkhw", classes.softmax(-1)[..., :-1], masks.sigmoid())
         logits = torch.log(scores + 1e-6)

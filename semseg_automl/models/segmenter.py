@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from semseg_automl.core.errors import ArtifactError
-from semseg_automl.models.decoder import TwoWayDecoder
+from semseg_automl.models.decoder import SemanticHead, TwoWayDecoder
 from semseg_automl.models.encoders.base import Encoder
 from semseg_automl.peft.base import AdapterLayer
 from semseg_automl.peft.state import adapter_state, count_parameters, load_adapter_state
@@ -61,6 +61,42 @@ class Segmenter(nn.Module):
             self.decoder.load_state_dict(dict(head), strict=True)
         except RuntimeError as error:
             raise ArtifactError(f"The stored head doesn't fit this model: {error}") from error
+
+    def map_head_state(self, head: Mapping[str, Tensor], source: Sequence[int]) -> dict[str, Tensor]:
+        """Head tensors of a model with other classes, brought to this model's classes.
+
+        Parameters
+        ----------
+        head : the head's part of the other model's :meth:`trainable_state`.
+        source : for each output k of this model the other model's output index, or -1 for a class
+            that it does not have, which keeps this model's own start.
+
+        Raises
+        ------
+        ArtifactError
+            A head without an output per class, a head of another kind, or an index that it lacks.
+        """
+        if not isinstance(self.decoder, SemanticHead):
+            raise ArtifactError(
+                "Only head='semantic' can be continued with other classes: 'mask_classification' shares its "
+                "queries among all classes. Keep the classes, or start without init_from."
+            )
+        mapped = self.trainable_state()[1]
+        strange = sorted(mapped.keys() ^ head.keys())
+        if strange:
+            raise ArtifactError(f"The stored head doesn't fit this model: {', '.join(strange[:6])}.")
+        outputs = len(head["mask_tokens"])
+        if len(source) != self.decoder.num_outputs or not all(-1 <= s < outputs for s in source):
+            raise ArtifactError(
+                f"{self.decoder.num_outputs} outputs can't be taken from {list(source)} of {outputs}."
+            )
+        for name, own in mapped.items():
+            if name == "mask_tokens" or name.startswith("hyper."):  # one row per output
+                for k, old in enumerate(source):
+                    own[k] = own[k] if old < 0 else head[name][old].to(own.dtype)
+            else:
+                mapped[name] = head[name]
+        return mapped
 
     def parameter_report(self) -> dict[str, int]:
         """Number of parameters by part (see :func:`semseg_automl.peft.state.count_parameters`)."""

@@ -146,6 +146,7 @@ class LowRankLayer(AdapterLayer):
         return full.index_copy(0, self.row_index, stacked)
 
     def adapt(self, x: Tensor) -> Tensor:
+        """Base output plus (alpha / r) * Wd transform(We x)."""
         z = nn.functional.linear(x, self.down)  # (..., G*r)
         return self._add_update(x, self.transform(z))
 

@@ -33,7 +33,7 @@ ADAPTERS: dict[str, AdapterMethod] = {
     "conv_lora": AdapterMethod(build=ConvLoRALayer, uses_experts=True, source="Zhong et al., ICLR 2024"),
 }
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "routing": ("learned", "dense", "compat"),
     "gate_scope": ("image", "window"),
     "window_padding": ("image", "window"),
@@ -52,7 +52,7 @@ def resolve_method(config: AdapterConfig) -> AdapterMethod:
     """
     if config.adapter not in ADAPTERS:
         raise unknown_name("adapter", config.adapter, ADAPTERS)
-    for field, choices in _CHOICES.items():
+    for field, choices in CHOICES.items():
         if getattr(config, field) not in choices:
             raise unknown_name(field, getattr(config, field), choices)
     if config.rank < 1 or not config.alpha > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 import signal
 import threading
 import time
@@ -33,7 +34,7 @@ class Budget:
         *,
         started: float | None = None,
     ) -> None:
-        if time_limit is not None and not time_limit > 0:
+        if time_limit is not None and not (_is_number(time_limit) and time_limit > 0):
             raise ConfigError(f"time_limit must be a positive number of seconds or None, got {time_limit!r}.")
         self.limit = math.inf if time_limit is None else float(time_limit)
         self._now = now
@@ -56,6 +57,10 @@ class Budget:
             return min(end - now, self.limit - reserve - now)
 
         return left
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 class Interrupt:

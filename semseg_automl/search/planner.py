@@ -19,6 +19,10 @@ WANTED_SAMPLES = 3000
 """Pictures (or crops) that a decent training sees; sizes shrink until the time limit holds them."""
 SEARCH_SAMPLES = 6000
 """Pictures that each trial of a search sees; below two such trials, the default is trained well."""
+SEARCH_SHARE = 0.85
+"""Share of the time that trials get; the rest continues the best of them."""
+MAX_TRIALS = 20
+"""Planned trials at most: where more would fit, each gets more time instead."""
 DEFAULT_SEARCH_SECONDS = 3600.0
 """Time limit of a search that was given none."""
 MAX_STEPS = 20000
@@ -50,7 +54,8 @@ class Probe:
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What will be done. ``trials`` = 1 means no search. ``horizon`` is a trial's share of the
-    clock in seconds (inf without a limit); ``reasons`` says in plain words why."""
+    clock in seconds (inf without a limit), ``finish`` what is kept for continuing the best trial,
+    ``reserve`` for storing it; ``reasons`` says in plain words why."""
 
     config: RunConfig
     trials: int
@@ -59,6 +64,7 @@ class Plan:
     precision: str
     spaces: dict[str, Space]
     reserve: float
+    finish: float
     reasons: tuple[str, ...]
 
 
@@ -67,13 +73,26 @@ def side_of(size: ImageSize) -> int:
     return size if isinstance(size, int) else max(size)
 
 
-def natural_side(print_: Fingerprint) -> int:
-    """Long side that suits the pictures if time is no object: enlarged by 1.5, within 256..1024."""
+def natural_side(print_: Fingerprint, factor: float = 1.0) -> int:
+    """Long side that suits the pictures if time is no object: enlarged by 1.5, within 256..1024.
+
+    ``factor`` is the preset's; it stays within the same bounds.
+    """
     long_side = max(print_.height, print_.width)
     side = min(MAX_SIDE, max(MIN_SIDE, long_side * UPSCALE))
     if long_side > MAX_SIDE / UPSCALE:
         side = MAX_SIDE if long_side >= MAX_SIDE else max(long_side, int(MAX_SIDE * 0.75))
-    return round(side / STRIDE) * STRIDE
+    return round(min(MAX_SIDE, max(MIN_SIDE, side * factor)) / STRIDE) * STRIDE
+
+
+def train_crop(print_: Fingerprint, side: int) -> tuple[int, int]:
+    """Size (h, w) of the training crops: the median picture at ``side``, at most ``MAX_CROP`` each way.
+
+    One size for the whole table, in multiples of the network's stride, so that no batch is padded.
+    """
+    scale = side / max(print_.height, print_.width)
+    h, w = (math.ceil(s * scale / STRIDE) * STRIDE for s in (print_.height, print_.width))
+    return min(h, MAX_CROP), min(w, MAX_CROP)
 
 
 def train_pixels(print_: Fingerprint, side: int, crop: ImageSize | None) -> float:
@@ -81,27 +100,25 @@ def train_pixels(print_: Fingerprint, side: int, crop: ImageSize | None) -> floa
     scale = side / max(print_.height, print_.width)
     h, w = print_.height * scale, print_.width * scale
     if crop is not None:
-        ch, cw = (crop, crop) if isinstance(crop, int) else crop
-        h, w = min(h, ch), min(w, cw)
+        h, w = (crop, crop) if isinstance(crop, int) else crop
     return math.ceil(h / STRIDE) * STRIDE * math.ceil(w / STRIDE) * STRIDE / 1e6
 
 
-def choose_size(print_: Fingerprint, probe: Probe, seconds: float) -> tuple[int, int | None, str]:
-    """Largest (side, crop) with which ``seconds`` hold a decent training, and the reason in words."""
-    natural = natural_side(print_)
+def choose_size(
+    print_: Fingerprint, probe: Probe, seconds: float, factor: float = 1.0
+) -> tuple[int, tuple[int, int], str]:
+    """Largest side (and its crop) with which ``seconds`` hold a decent training, and why."""
+    natural = natural_side(print_, factor)
     wanted = min(WANTED_SAMPLES, 60 * print_.n_train)
     for side in range(natural, MIN_SIDE - 1, -STRIDE):
-        crop = MAX_CROP if side > MAX_CROP * 1.25 else None
+        crop = train_crop(print_, side)
         cost = train_pixels(print_, side, crop) * probe.train_seconds_per_mpx
-        if not math.isfinite(seconds) or seconds / cost >= wanted:
-            return side, crop, _size_reason(side, crop, natural, wanted)
-    return MIN_SIDE, None, _size_reason(MIN_SIDE, None, natural, wanted)
-
-
-def _size_reason(side: int, crop: int | None, natural: int, wanted: int) -> str:
-    crops = f", trained on crops of {crop}" if crop else ""
-    why = "suits the pictures" if side == natural else f"the largest of {wanted} training samples in the time"
-    return f"image_size {side}{crops}: {why}"
+        if side == MIN_SIDE or seconds / cost >= wanted:
+            break
+    why = (
+        "suits the pictures" if side == natural else f"the largest with {wanted} training samples in the time"
+    )
+    return side, crop, f"image_size {side}, trained on crops of {crop[0]} x {crop[1]}: {why}"
 
 
 def make_plan(request: FitRequest, print_: Fingerprint, probe: Probe, remaining: float) -> Plan:
@@ -109,10 +126,10 @@ def make_plan(request: FitRequest, print_: Fingerprint, probe: Probe, remaining:
     config, reasons = request.config, []
     side = side_of(config.model.image_size)
     if "image_size" not in request.given:
-        scale = side_of(natural_side(print_)) / max(print_.height, print_.width)
+        scale = natural_side(print_, request.size_factor) / max(print_.height, print_.width)
         val = print_.n_val * print_.height * print_.width * scale**2 / 1e6 * probe.predict_seconds_per_mpx
         usable = 0.85 * remaining - min(val, 0.1 * remaining) if math.isfinite(remaining) else math.inf
-        side, crop, reason = choose_size(print_, probe, usable)
+        side, crop, reason = choose_size(print_, probe, usable, request.size_factor)
         changes: dict[str, object] = {"image_size": side}
         if "crop_size" not in request.given:
             changes["crop_size"] = crop
@@ -135,15 +152,15 @@ def _schedule(
     batch = config.optim.batch_size
     epochs_fixed = "max_epochs" in request.given or not math.isfinite(remaining)
     epoch_steps = math.ceil(config.optim.max_epochs * print_.n_train / batch)
-    spaces = dict(request.spaces) or default_space(config.adapter.adapter)
+    spaces = dict(request.spaces) or default_space(config.adapter)
     spaces = {k: v for k, v in spaces.items() if k not in request.given}
-    trials = _n_trials(request, spaces, remaining, sample)
+    samples = config.optim.max_epochs * print_.n_train if epochs_fixed else SEARCH_SAMPLES
+    trials = _n_trials(request, spaces, remaining, samples * sample)
     if trials == 1:
-        why = "search is off" if request.tune is None else "the time holds one decent training, so no search"
-        reasons.append(f"1 model: {why}")
+        reasons.append(f"1 model: {_why_no_search(request, spaces, remaining)}")
     else:
         reasons.append(f"up to {trials} trials over {', '.join(spaces)}, the default configuration first")
-    share = 1.0 if trials == 1 else 0.85 / trials
+    share = 1.0 if trials == 1 else SEARCH_SHARE / trials
     horizon = remaining * share if math.isfinite(remaining) else math.inf
     by_time = int(horizon / max(sample * batch, 1e-6)) if math.isfinite(horizon) else epoch_steps
     max_steps = epoch_steps if epochs_fixed else max(1, min(MAX_STEPS, 2 * by_time))
@@ -155,21 +172,33 @@ def _schedule(
         precision=probe.precision,
         spaces=spaces if trials > 1 else {},
         reserve=1.0,
+        finish=(1.0 - SEARCH_SHARE) * remaining if trials > 1 and math.isfinite(remaining) else 0.0,
         reasons=tuple(reasons),
     )
 
 
-def _n_trials(request: FitRequest, spaces: dict[str, Space], remaining: float, sample: float) -> int:
+def _n_trials(request: FitRequest, spaces: dict[str, Space], remaining: float, trial: float) -> int:
+    """How many trials of ``trial`` seconds fit; a search that was asked for has at least two."""
     if request.tune is None or not spaces:
         return 1
     if request.tune.num_trials is not None:
-        return max(1, request.tune.num_trials)
+        return request.tune.num_trials
     if not math.isfinite(remaining):
         return 1
-    if "max_epochs" in request.given:
-        return 1 if request.auto_tune and sample <= 0 else 20
-    fitting = int(0.85 * remaining / max(SEARCH_SAMPLES * sample, 1e-6))
-    least = 2 if request.auto_tune and not request.spaces else 1
+    fitting = int(SEARCH_SHARE * remaining / max(trial, 1e-6))
+    asked_for = bool(request.spaces) or not request.auto_tune
+    return max(2 if asked_for else 1, min(MAX_TRIALS, fitting))
+
+
+def _why_no_search(request: FitRequest, spaces: dict[str, Space], remaining: float) -> str:
+    if request.tune is None:
+        return "search is off"
+    if request.tune.num_trials == 1:
+        return "num_trials is 1"
+    if not spaces:
+        return "nothing is left to search"
     return (
-        fitting if fitting >= least else (1 if request.auto_tune and not request.spaces else max(2, fitting))
+        "the time holds one decent training"
+        if math.isfinite(remaining)
+        else "max_epochs without a time limit"
     )

@@ -28,6 +28,7 @@ class FitRequest:
     ``config`` holds defaults, preset and fixed hyperparameters; ``given`` names the ones that the
     user or the preset fixed (the planner leaves them alone); ``spaces`` the ones that the user
     wants searched; ``tune=None`` means no search, ``auto_tune`` that the planner may decide.
+    ``size_factor`` multiplies the picture size that the planner would choose.
     """
 
     config: RunConfig
@@ -42,6 +43,7 @@ class FitRequest:
     seed: int = 0
     verbosity: int = 2
     preset: str = "medium_quality"
+    size_factor: float = 1.0
     storage: str | None = None
     folder: Path = Path()
     callbacks: tuple[Callable[..., None], ...] = ()

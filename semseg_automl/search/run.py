@@ -111,7 +111,7 @@ def run_search(
     outcome.seconds["probe_and_plan"] = time.perf_counter() - started
     if plan.trials == 1:
         hooks = _hooks(budget, math.inf, plan, stop, progress, "default")
-        if outcome.add("default", plan.config, run_trial(job, hooks)):
+        if outcome.add("default", plan.config, run_trial(_for_all_devices(job, request, budget), hooks)):
             on_best(outcome)
     else:
         _search(request, job, budget, stop, outcome, on_best, progress)
@@ -160,12 +160,13 @@ def _search(
         )
         enqueue_default(study, plan.config, plan.spaces)
         for number in range(plan.trials if settings.num_trials else 10_000):
-            if stop() or (number and budget.remaining() - plan.reserve < 0.5 * plan.horizon):
+            left = budget.remaining() - plan.reserve - plan.finish
+            if stop() or (number and left < 0.5 * plan.horizon):
                 break
             trial, config = ask(study, plan.config, plan.spaces)
             name = "default" if number == 0 else f"trial_{number}"
             hooks = _hooks(budget, plan.horizon, plan, stop, progress, name, report_to(trial))
-            attempt = run_trial(replace(job, config=config), hooks)
+            attempt = run_trial(replace(job, config=config, device_ids=job.device_ids[:1]), hooks)
             result = attempt.result
             tell(
                 study,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from semseg_automl.core.config import group_of
+from semseg_automl.core.config import AdapterConfig, group_of
 from semseg_automl.core.errors import ConfigError
 
 __all__ = ["Categorical", "Int", "Real", "Space"]
@@ -71,9 +71,14 @@ _ADAPTERS_WITHOUT: dict[str, frozenset[str]] = {
 }
 
 
-def default_space(adapter: str) -> dict[str, Space]:
-    """The default search space of an adapter; decoder_only searches the decoder's rate."""
-    left_out = _ADAPTERS_WITHOUT.get(adapter, frozenset())
+def default_space(adapter: AdapterConfig) -> dict[str, Space]:
+    """The default search space of an adapter; decoder_only searches the decoder's rate.
+
+    The number of experts is not searched where ``scales`` or a ``top_k`` above 2 ties it down.
+    """
+    left_out = _ADAPTERS_WITHOUT.get(adapter.adapter, frozenset())
+    if adapter.scales is not None or adapter.top_k > 2:
+        left_out |= {"num_experts"}
     space = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in left_out}
     return space or {"decoder_learning_rate": Real(1e-4, 3e-3, log=True)}
 
@@ -81,8 +86,8 @@ def default_space(adapter: str) -> dict[str, Space]:
 def split_hyperparameters(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space]]:
     """Split the user's ``hyperparameters`` into fixed values and search spaces.
 
-    A list means choices, except for the names whose value is itself a sequence (scales, targets,
-    image_size, crop_size): there a list of sequences means choices. Unknown names raise ConfigError.
+    A list means choices; for scales and targets, whose value is itself a sequence, only a list of
+    sequences does. Unknown names raise ConfigError.
     """
     fixed: dict[str, Any] = {}
     spaces: dict[str, Space] = {}
@@ -91,7 +96,7 @@ def split_hyperparameters(values: Mapping[str, Any]) -> tuple[dict[str, Any], di
         if isinstance(value, Int | Real | Categorical):
             spaces[name] = value
         elif isinstance(value, list) and _means_choices(name, value):
-            spaces[name] = Categorical(*value)
+            spaces[name] = Categorical(*(tuple(v) if isinstance(v, list) else v for v in value))
         else:
             fixed[name] = tuple(value) if isinstance(value, list) else value
     return fixed, spaces

@@ -50,7 +50,9 @@ def open_study(settings: TuneSettings, seed: int, storage: str | None, name: str
 def enqueue_default(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> None:
     """Make the default configuration the first trial, as far as it lies in the spaces."""
     flat = config.flat()
-    values = {name: flat[name] for name, space in spaces.items() if _inside(flat[name], space)}
+    values = {
+        name: _as_told(flat[name], space) for name, space in spaces.items() if _inside(flat[name], space)
+    }
     study.enqueue_trial(values, skip_if_exists=True)
 
 
@@ -68,10 +70,19 @@ def ask(
     return trial, config.replace(**{name: _suggest(trial, name, space) for name, space in spaces.items()})
 
 
+def _is_plain(space: Categorical) -> bool:
+    """Whether Optuna can hold the choices themselves; else it holds their numbers."""
+    return all(c is None or isinstance(c, bool | int | float | str) for c in space.choices)
+
+
+def _as_told(value: Any, space: Space) -> Any:
+    """A value as Optuna knows it."""
+    return space.choices.index(value) if isinstance(space, Categorical) and not _is_plain(space) else value
+
+
 def _suggest(trial: optuna.Trial, name: str, space: Space) -> Any:
     if isinstance(space, Categorical):
-        plain = all(c is None or isinstance(c, bool | int | float | str) for c in space.choices)
-        if plain:
+        if _is_plain(space):
             return trial.suggest_categorical(name, space.choices)
         return space.choices[trial.suggest_categorical(name, range(len(space.choices)))]
     if isinstance(space, Int):

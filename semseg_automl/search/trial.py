@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from semseg_automl.core.errors import DataError, TrainingError
+from semseg_automl.core.errors import ConfigError, DataError, TrainingError
 from semseg_automl.core.log import get_logger
-from semseg_automl.training.fit import train
+from semseg_automl.training.fit import micro_batch
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
+from semseg_automl.training.launch import train_on_devices
 
 _LOG = get_logger("search")
 
@@ -23,22 +24,23 @@ class Attempt:
 
 
 def run_trial(job: TrainJob, hooks: Hooks) -> Attempt:
-    """Train; on failure answer with the reason instead of raising.
+    """Train on every device of the job; on failure answer with the reason instead of raising.
 
     Wrong data (DataError) is raised: no other configuration could repair it. A loss that became
-    NaN in bfloat16 is tried once more in float32.
+    NaN in bfloat16 is tried once more in float32. A ConfigError (searched values that don't go
+    together) is this trial's failure alone.
     """
     started = time.perf_counter()
     reason = ""
     for _try in range(3):
         try:
-            result = train(job, hooks)
+            result = train_on_devices(job, hooks)
             return Attempt(
                 result=result, reason=reason or result.state, seconds=time.perf_counter() - started
             )
         except DataError:
             raise
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ConfigError) as error:
             changed, reason = _remedy(job, error)
             if changed is None or hooks.stop_requested():
                 break
@@ -55,12 +57,12 @@ def _remedy(job: TrainJob, error: BaseException) -> tuple[TrainJob | None, str]:
         or "out of memory" in str(error).lower()
         or "can't allocate" in str(error)
     ):
-        micro = job.micro_batch_size or job.config.optim.batch_size
+        micro = micro_batch(job, len(job.device_ids))
         if micro > 1:
             return replace(
                 job, micro_batch_size=micro // 2
             ), f"Out of memory: micro-batch {micro} -> {micro // 2}."
         return None, f"Out of memory at a micro-batch of 1 ({text})"
-    if isinstance(error, TrainingError) and job.precision != "32-true":
+    if isinstance(error.__cause__, FloatingPointError) and job.precision != "32-true":
         return replace(job, precision="32-true"), f"{error} Trying again in float32."
     return None, text

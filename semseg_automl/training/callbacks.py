@@ -12,6 +12,7 @@ from torch import Tensor
 
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.dataset import SegmentationDataset
+from semseg_automl.training.agreement import GO_ON, NAN, agree
 from semseg_automl.training.job import Hooks, ModelState
 from semseg_automl.training.module import SegmentationModule
 from semseg_automl.training.validate import Validation, validate
@@ -20,12 +21,15 @@ _LOG = get_logger("training")
 _VALIDATION_SHARE = 0.10  # of a run's wall clock
 _MAX_VALIDATIONS = 12
 _WARM_UP_STEPS = 5
+_PREDICT_COST = 0.35  # of a picture, as a share of its training step
 
 
 class Pacer:
     """The run's fraction done, from steps and from the clock, whichever is further.
 
-    ``max_steps`` may be None only where ``remaining`` is finite.
+    ``max_steps`` may be None only where ``remaining`` is finite. Clocks differ between processes that
+    train together, so there ``agreed`` holds rank 0's fraction after the latest step, and the
+    learning rate follows that.
     """
 
     def __init__(self, hooks: Hooks, max_steps: int | None) -> None:
@@ -34,9 +38,14 @@ class Pacer:
         self.started = time.perf_counter()
         self.total = hooks.remaining()
         self.reserve = 0.0  # seconds kept for the last validation
+        self.agreed: float | None = None
 
     def fraction(self, step: int) -> float:
         """0 at the start, 1 where the run must end; ``step`` counts optimiser steps done."""
+        return self.now(step) if self.agreed is None else self.agreed
+
+    def now(self, step: int) -> float:
+        """As :meth:`fraction`, by this process's own clock."""
         by_steps = step / self.max_steps if self.max_steps else 0.0
         usable = self.total - self.reserve
         by_clock = (time.perf_counter() - self.started) / usable if usable > 0 else 1.0
@@ -48,16 +57,29 @@ class Coach(lightning.Callback):
 
     Validations are spread over the run so that they take about a tenth of it; the last one
     always happens after the last step. Only the weight average is scored and kept.
+
+    Of ``world`` processes rank 0 validates, looks at the clock and decides; the others follow its
+    verdict, which all get after the same step.
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, pacer: Pacer, hooks: Hooks, *, eval_metric: str, precision: str
+        self,
+        dataset: SegmentationDataset,
+        pacer: Pacer,
+        hooks: Hooks,
+        *,
+        eval_metric: str,
+        precision: str,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.dataset = dataset
         self.pacer = pacer
         self.hooks = hooks
         self.eval_metric = eval_metric
         self.precision = precision
+        self.rank = rank
+        self.world = world
         self.best: Validation | None = None
         self.best_state: ModelState | None = None
         self.history: list[tuple[int, float, float]] = []
@@ -68,11 +90,17 @@ class Coach(lightning.Callback):
         self._next = math.nan
         self._last_step = -1
         self.micro_batch = 1
+        self.batch_size = 1
+        self.accumulate = 1
+        self.fault = "another process met a loss that is not finite"
         self._tick = time.perf_counter()
         self._seen = 0
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Start the step clock."""
+        self.accumulate = trainer.accumulate_grad_batches
+        if self.world > 1:
+            self.pacer.agreed = 0.0
         self._tick = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -86,34 +114,56 @@ class Coach(lightning.Callback):
         self._tick = time.perf_counter()
 
     def _after_step(self, trainer: Any, module: SegmentationModule, step: int) -> None:
-        fraction = self.pacer.fraction(step)
-        if self.hooks.stop_requested():
-            self._stop(trainer, "interrupted")
-        elif self._last_moment(trainer):
-            self._stop(trainer, "time")
-        elif fraction >= self._due():
-            self.run_validation(module, step)
-            if self.best is not None and self.hooks.report(step, self.history[-1][2]):
-                self._stop(trainer, "pruned")
-        left = self.hooks.remaining()
-        best = self.best.score if self.best else math.nan
-        self.hooks.progress(
-            {"step": step, "fraction": fraction, "score": best, "loss": module.last_loss, "left": left}
-        )
+        verdict, fraction = GO_ON, 0.0
+        if self.rank == 0:
+            verdict = self._decide(module, step)
+            fraction = self.pacer.now(step)
+        verdict, fraction = agree(verdict, fraction, module.device, self.world)
+        if self.world > 1:
+            self.pacer.agreed = fraction
+        if verdict == NAN:
+            raise FloatingPointError(self.fault)
+        if verdict != GO_ON:
+            self.state = verdict
+            trainer.should_stop = True
+        if self.rank == 0:
+            left = self.hooks.remaining()
+            best = self.best.score if self.best else math.nan
+            self.hooks.progress(
+                {"step": step, "fraction": fraction, "score": best, "loss": module.last_loss, "left": left}
+            )
 
-    def _last_moment(self, trainer: Any) -> bool:
+    def _decide(self, module: SegmentationModule, step: int) -> str:
+        """The verdict on going on after this step; validates first where that is due."""
+        if not math.isfinite(module.last_loss):
+            self.fault = f"the loss is {module.last_loss} at step {step}"
+            return NAN
+        if self.hooks.stop_requested():
+            return "interrupted"
+        if self._last_moment():
+            return "time"
+        if self.pacer.now(step) < self._due():
+            return GO_ON
+        try:
+            self.run_validation(module, step)
+        except FloatingPointError as error:
+            self.fault = str(error)
+            return NAN
+        return "pruned" if self.hooks.report(step, self.history[-1][2]) else GO_ON
+
+    def _last_moment(self) -> bool:
         """Whether another step and the last validation would no longer fit."""
         left = self.hooks.remaining()
         if not math.isfinite(left):
             return False
-        per_step = self.seconds_per_step * trainer.accumulate_grad_batches
+        per_step = self.seconds_per_step * self.accumulate
         return left - 1.1 * self.validation_estimate() <= 1.5 * per_step
 
     def validation_estimate(self) -> float:
         """Seconds that a validation takes: the latest, or a guess from the step time."""
         if self.val_cost:
             return self.val_cost
-        return 0.35 * self.seconds_per_step * len(self.dataset) / max(1, self.micro_batch)
+        return _PREDICT_COST * self.seconds_per_step * len(self.dataset) / max(1, self.micro_batch)
 
     @property
     def seconds_per_step(self) -> float:
@@ -129,14 +179,14 @@ class Coach(lightning.Callback):
 
     def _interval(self) -> float:
         total = self.pacer.total
-        if not math.isfinite(total):
-            total = self.seconds_per_step * (self.pacer.max_steps or 1)
-        affordable = _VALIDATION_SHARE * total / max(self.validation_estimate(), 1e-3)
+        if math.isfinite(total):
+            if self.pacer.max_steps:  # which may be done long before the time is up
+                total = min(total, self.seconds_per_step * self.accumulate * self.pacer.max_steps)
+            affordable = _VALIDATION_SHARE * total / max(self.validation_estimate(), 1e-3)
+        else:  # from counts alone: without a limit, the result must not depend on the machine's speed
+            samples = (self.pacer.max_steps or 1) * self.batch_size
+            affordable = _VALIDATION_SHARE * samples / (_PREDICT_COST * len(self.dataset))
         return 1.0 / max(1.0, min(_MAX_VALIDATIONS, affordable))
-
-    def _stop(self, trainer: Any, state: str) -> None:
-        self.state = state
-        trainer.should_stop = True
 
     def run_validation(self, module: SegmentationModule, step: int) -> None:
         """Score the averaged weights; keep them if they are the best so far."""
@@ -161,7 +211,7 @@ class Coach(lightning.Callback):
             self.pacer.reserve = 1.1 * result.seconds
         self.history.append((step, time.perf_counter() - self.pacer.started, result.score))
         self._last_step = step
-        self._next = min(1.0, self.pacer.fraction(step) + self._interval())
+        self._next = min(1.0, self.pacer.now(step) + self._interval())
         _LOG.debug("step %d: %s %.4f (%.1f s)", step, self.eval_metric, result.score, result.seconds)
 
     def _is_better(self, result: Validation) -> bool:
@@ -172,9 +222,14 @@ class Coach(lightning.Callback):
         return result.complete > self.best.complete or result.score >= self.best.score
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        """The last validation, unless the last step was validated or pruned."""
-        if self._last_step != trainer.global_step and not (self.state == "pruned" and self.best is not None):
-            self.run_validation(module, trainer.global_step)
+        """The last validation, unless the last step was validated or pruned; the others wait for it."""
+        step = trainer.global_step
+        pruned = self.state == "pruned" and self.best is not None
+        try:
+            if self.rank == 0 and self._last_step != step and not pruned:
+                self.run_validation(module, step)
+        finally:
+            agree(GO_ON, 1.0, module.device, self.world)
 
 
 def snapshot(module: SegmentationModule) -> ModelState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import math
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
@@ -27,6 +29,8 @@ from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.module import SegmentationModule
 
 _LOG = get_logger("training")
+_PATIENCE = datetime.timedelta(days=1)
+"""How long processes wait for rank 0's validation; ``launch`` notices the ones that died."""
 
 
 @contextlib.contextmanager
@@ -45,10 +49,26 @@ def quiet_lightning() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-def make_datasets(job: TrainJob) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The augmented training pictures and the validation pictures of a job."""
+@contextlib.contextmanager
+def seeded_noise(job: TrainJob, rank: int) -> Iterator[None]:
+    """Draw the gates' noise from freshly seeded global generators, and leave them as found.
+
+    Processes that train together draw different noise, as the pictures of one batch do.
+    """
+    with torch.random.fork_rng(devices=job.device_ids[rank : rank + 1] if job.accelerator == "cuda" else ()):
+        torch.manual_seed(job.seed + rank)
+        yield
+
+
+def make_datasets(job: TrainJob, world: int = 1) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The augmented training pictures and the validation pictures of a job.
+
+    Each of the ``world`` processes, and each process that reads pictures for it, keeps a cache of
+    its own; they share what one alone would take.
+    """
     model, optim = job.config.model, job.config.optim
     common: dict[str, Any] = {"image_size": model.image_size, "scaling": job.scaling, "seed": job.seed}
+    common["cache_share"] = 1.0 / (world * max(1, job.num_workers))
     train = SegmentationDataset(
         job.train, job.label_map, augment=optim.augment, crop_size=optim.crop_size, **common
     )
@@ -63,8 +83,8 @@ def make_segmenter(job: TrainJob) -> Segmenter:
     return segmenter
 
 
-def train(job: TrainJob, hooks: Hooks | None = None, *, rank: int = 0, world: int = 1) -> TrainResult:
-    """Train one model and return its best averaged weights.
+def train(job: TrainJob, hooks: Hooks | None = None) -> TrainResult:
+    """Train one model in this process, on the job's first device, and return its best averaged weights.
 
     Parameters
     ----------
@@ -72,66 +92,115 @@ def train(job: TrainJob, hooks: Hooks | None = None, *, rank: int = 0, world: in
         What to train. ``job.max_steps=None`` runs ``max_epochs`` epochs.
     hooks
         Clock, pruning, interruption and progress; the default is "no limit, no report".
-    rank, world
-        This process's number among the processes that train together (DDP).
 
     Raises
     ------
     TrainingError
         The loss or the output became NaN or infinite before anything usable was validated.
     """
-    hooks = hooks or Hooks()
+    result = train_rank(job, hooks or Hooks(), rank=0, world=1)
+    if result is None:
+        raise TrainingError("Training ended without a result.")
+    return result
+
+
+def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainResult | None:
+    """As :func:`train`, as process ``rank`` of ``world`` that train one model together (DDP).
+
+    Rank 0 validates, decides when to stop and has the result; the others answer None.
+
+    Notes
+    -----
+    Without randomness inside the network and with the structure loss, ``world`` processes do what
+    one does with the same ``batch_size``. Three things are done on each process's share of the
+    batch, so that they differ a little, as they do between micro-batches:
+
+    - the gates' noise: every process draws its own, from ``job.seed`` and its rank;
+    - the balance loss: the squared coefficient of variation over its own pictures' gates, then the
+      mean over processes (of the gradients, too);
+    - the means over pixels (cross-entropy) and over the batch (soft Dice).
+    """
     started = time.perf_counter()
     if job.accelerator == "cpu":
         prepare_cpu()
-    train_set, val_set = make_datasets(job)
+    train_set, val_set = make_datasets(job, world)
     segmenter = make_segmenter(job)
     optim = job.config.optim
     max_steps = job.max_steps or math.ceil(optim.max_epochs * len(train_set) / optim.batch_size)
     pacer = Pacer(hooks, max_steps)
     module = SegmentationModule(
-        segmenter, job.config, job.label_map.problem_type, pacer.fraction, job.class_weights
+        segmenter, job.config, job.label_map.problem_type, pacer.fraction, job.class_weights, world=world
     )
-    coach = Coach(val_set, pacer, hooks, eval_metric=job.eval_metric, precision=job.precision)
-    share = optim.batch_size // world
-    micro = largest_micro_batch(share, job.micro_batch_size or share)
-    coach.micro_batch = micro
-    batches = EndlessBatches(
-        len(train_set), optim.batch_size, seed=job.seed, rank=rank, world=world, micro=micro
+    coach = Coach(
+        val_set, pacer, hooks, eval_metric=job.eval_metric, precision=job.precision, rank=rank, world=world
     )
-    loader: DataLoader = DataLoader(
-        train_set,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=job.num_workers,  # type: ignore[arg-type]
-        persistent_workers=False,
-        pin_memory=job.accelerator == "cuda",
-    )
-    with quiet_lightning():
-        trainer = _trainer(job, coach, max_steps, share // micro, world)
+    micro = micro_batch(job, world)
+    coach.micro_batch, coach.batch_size = micro, optim.batch_size
+    with quiet_lightning(), seeded_noise(job, rank):
+        trainer = _trainer(job, coach, max_steps, optim.batch_size // world // micro, world)
         try:
-            trainer.fit(module, train_dataloaders=loader)
+            trainer.fit(module, train_dataloaders=_loader(job, train_set, rank, world))
         except FloatingPointError as error:
-            if coach.best_state is None:
+            if rank == 0 and coach.best_state is None:
                 raise TrainingError(f"Training stopped: {error}.") from error
             coach.state = "nan"
             _LOG.warning("Training stopped early: %s. The best weights so far are kept.", error)
+        except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
+    if rank:
+        return None
     return _result(job, coach, module, trainer.global_step, time.perf_counter() - started)
 
 
+def micro_batch(job: TrainJob, world: int = 1) -> int:
+    """Pictures in one forward pass of one process: what memory has shown, else as configured."""
+    share = math.ceil(job.config.optim.batch_size / world)
+    wanted = job.config.optim.micro_batch_size
+    return largest_micro_batch(
+        share, job.micro_batch_size or (share if isinstance(wanted, str) else int(wanted))
+    )
+
+
+def _loader(job: TrainJob, train_set: SegmentationDataset, rank: int, world: int) -> DataLoader:
+    batches = EndlessBatches(
+        len(train_set),
+        job.config.optim.batch_size,
+        seed=job.seed,
+        rank=rank,
+        world=world,
+        micro=micro_batch(job, world),
+    )
+    return DataLoader(
+        train_set,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=job.num_workers,
+        persistent_workers=False,
+        pin_memory=job.accelerator == "cuda",
+    )
+
+
 def _trainer(job: TrainJob, coach: Coach, max_steps: int, accumulate: int, world: int) -> lightning.Trainer:
+    precision: Any = job.precision  # Lightning wants one of its literals
     kind = {"cuda": "gpu"}.get(job.accelerator, job.accelerator)
     settings: dict[str, Any] = {"devices": 1 if kind != "gpu" else list(job.device_ids[:1])}
     if world > 1:
         backend = "nccl" if kind == "gpu" else "gloo"
         settings = {
             "devices": list(job.device_ids) if kind == "gpu" else world,
-            "strategy": DDPStrategy(process_group_backend=backend, find_unused_parameters=False),
+            "strategy": DDPStrategy(
+                process_group_backend=backend,
+                find_unused_parameters=False,
+                broadcast_buffers=False,  # they are constants
+                timeout=_PATIENCE,
+            ),
             "plugins": [LightningEnvironment()],
         }
     return lightning.Trainer(
         accelerator=kind,
-        precision=job.precision,  # type: ignore[arg-type]
+        precision=precision,
         max_steps=max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,

@@ -35,6 +35,16 @@ class SegmentationModule(lightning.LightningModule):
         Fraction (0..1) of the run that is over at a given step; drives the schedule.
     class_weights
         Weights of the classes in the loss, or None.
+    world
+        Number of processes that train together. Alone, a loss that is not finite raises before it
+        reaches the weights; together, where raising would leave the others waiting, it shows in
+        ``last_loss`` (and, through the summed gradients, in every process's weights).
+
+    Notes
+    -----
+    Processes that train together average gradients, so loss terms that are means over pictures
+    (the structure loss) are those of the whole batch. The balance loss and soft Dice are not:
+    they are computed on each process's share (as on each micro-batch) and then averaged.
     """
 
     def __init__(
@@ -44,8 +54,11 @@ class SegmentationModule(lightning.LightningModule):
         problem_type: str,
         fraction: Callable[[int], float],
         class_weights: tuple[float, ...] | None = None,
+        *,
+        world: int = 1,
     ) -> None:
         super().__init__()
+        self.world = world
         self.segmenter = segmenter
         self.config = config
         self.fraction = fraction
@@ -67,8 +80,9 @@ class SegmentationModule(lightning.LightningModule):
         loss = self.loss(logits, batch["mask"], class_weights=weights)
         balance = collect_balance_loss(self.segmenter.adapters)
         total = loss + self.balance_weight * self.config.optim.balance_scale * balance
-        self.last_loss = float(loss.detach())
-        if not math.isfinite(self.last_loss):
+        both = torch.stack([loss.detach(), total.detach()]).tolist()  # one wait for the device
+        self.last_loss = both[0] if math.isfinite(both[1]) else both[1]
+        if self.world == 1 and not math.isfinite(self.last_loss):
             raise FloatingPointError(f"the loss is {self.last_loss} at step {self.global_step}")
         return total
 

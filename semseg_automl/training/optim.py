@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,8 @@ def build_optimizer(
             if chosen:
                 decay = config.weight_decay if decayed else 0.0
                 groups.append({"params": chosen, "lr": rate, "peak_lr": rate, "weight_decay": decay})
-    kwargs: dict[str, object] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
-    return OPTIMIZERS[config.optimizer](groups, **kwargs)  # type: ignore[call-arg]
+    kwargs: dict[str, Any] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
+    return OPTIMIZERS[config.optimizer](groups, **kwargs)
 
 
 class WeightAverage:
@@ -86,9 +87,16 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the current weights; call once an optimiser step."""
+        self._follow_device()
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
+
+    def _follow_device(self) -> None:
+        """Move to where the parameters went after this average was made (Lightning moves them late)."""
+        for i, parameter in enumerate(self.parameters):
+            if self.average[i].device != parameter.device:
+                self.average[i] = self.average[i].to(parameter.device)
 
     @torch.no_grad()
     def swap_in(self) -> None:

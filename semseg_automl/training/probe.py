@@ -33,7 +33,7 @@ def time_step(job: TrainJob, shape: tuple[int, int], batch: int, precision: str,
     """
     if job.accelerator == "cpu":
         prepare_cpu()
-    device = torch.device(job.accelerator)
+    device = torch.device(job.accelerator, job.device_ids[0] if job.accelerator == "cuda" else None)
     segmenter = make_segmenter(job).to(device).train()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, *shape, generator=generator).to(device)

@@ -4,7 +4,8 @@ The score of query q at (y, x) and key k at (y', x') is ``scale * q.k + q.Rh[y -
 The two position terms are themselves a scalar product: of ``[q.Rh[y - .], q.Rw[x - .]]`` (h + w numbers a
 query) with the one-hot vectors of y' and x'. So with queries ``[scale * q, q.Rh, q.Rw]`` and keys
 ``[k, onehot(y'), onehot(x')]`` any memory-lean attention kernel gives the exact result and gradients.
-Without gradients on a CPU, one head's bias at a time is cheaper than the wider vectors.
+Without gradients on a CPU, one head's bias at a time is cheaper than the wider vectors; with gradients
+bfloat16 is lifted to float32 there, because the fused kernel's bfloat16 backward pass is slow on CPUs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: T
     Tensor
         (B, heads, h*w, d).
     """
+    if q.device.type == "cpu" and q.dtype != torch.float64:
+        with torch.autocast("cpu", enabled=False):
+            out = _attend(q.float(), k.float(), v.float(), rows.float(), columns.float())
+        return out.to(v.dtype)
+    return _attend(q, k, v, rows, columns)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     b, heads, n, d = q.shape
     h, w = len(rows), len(columns)
     grid = q.view(b, heads, h, w, d)

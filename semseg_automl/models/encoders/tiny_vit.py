@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semseg_automl.models.encoders.attention import biased_attention
 from semseg_automl.models.encoders.base import Encoder, EncoderOutput, is_frozen, neck, run_block
 from semseg_automl.models.encoders.windows import join_windows, padded_size, project_padded, split_windows
 from semseg_automl.peft.base import Site
@@ -137,7 +138,7 @@ class Attention(nn.Module):
         padded = padded_size(*size, self.window)
         qkv = project_padded(self.qkv, self.norm(x), padded, self.norm.bias)
         q, k, v = split_windows(qkv, self.window, self.heads, per_head=True)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias())
+        out = biased_attention(q, k, v, self.bias())
         return self.proj(join_windows(out, self.window, padded, size))
 
 

@@ -186,3 +186,11 @@ def test_more_outputs_start_from_sams_masks_but_apart_and_from_the_seed_alone() 
     assert not torch.equal(tokens[0][0], tokens[0][4])
     source = state["mask_decoder.mask_tokens.weight"]
     assert float((tokens[0] - source[[0, 1, 2, 3, 0, 1]]).abs().max()) < 0.3 * float(source.std())
+
+
+def test_autocast_leaves_the_heads_in_float32() -> None:
+    head, x = SemanticHead(2, **SIZES, skip_channels=SKIPS), features(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(head(x), head.logits(x))  # which does follow autocast
+        inside = head(x)
+    assert inside.dtype == torch.float32 and torch.equal(inside, head(x))

@@ -70,6 +70,21 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         tiny(3, rank=2).load_trainable_state(adapter, head)
 
 
+def test_a_head_moves_to_other_classes() -> None:
+    old, new = tiny(3), tiny(4, seed=1)
+    (adapter, stored), own = old.trainable_state(), new.trainable_state()[1]
+    mapped = new.map_head_state(stored, [2, -1, 0, 1])
+    new.load_trainable_state(adapter, mapped)
+    assert torch.equal(mapped["mask_tokens"][[0, 2, 3]], stored["mask_tokens"][[2, 0, 1]])
+    assert torch.equal(mapped["hyper.weights.1"][1], own["hyper.weights.1"][1])
+    for source in ([0, 1, 2, 3], [0, 1, 2]):
+        with pytest.raises(ArtifactError):
+            new.map_head_state(stored, source)
+    same, images = tiny(3, seed=2), torch.randn(1, 3, 64, 64)
+    same.load_trainable_state(adapter, same.map_head_state(stored, [2, 0, 1]))
+    torch.testing.assert_close(same(images), old(images)[:, [2, 0, 1]], atol=1e-4, rtol=1e-3)
+
+
 def test_building_depends_on_the_seed_alone_and_leaves_the_global_generator() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)

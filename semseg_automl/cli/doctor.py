@@ -1,0 +1,131 @@
+"""``semseg-automl doctor``: what this machine offers and what is missing. No network."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from typing import Any
+
+from semseg_automl import __version__
+from semseg_automl.cli.output import as_json, say
+from semseg_automl.core.hardware import detect
+
+DISTRIBUTION = "semseg-automl"
+LEAST_DISK = 2e9
+VARIABLES = ("SEMSEG_AUTOML_WEIGHTS", "SEMSEG_AUTOML_CACHE")
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print the report; exit code 1 if something that every fit needs is missing."""
+    found = report()
+    say(as_json(found) if args.json else "\n".join(_lines(found)))
+    return 1 if found["problems"] else 0
+
+
+def report() -> dict[str, Any]:
+    """Facts by name (sizes in bytes, None where unknown); ``problems`` stop a fit, ``notes`` do not."""
+    machine = detect()
+    packages = package_versions()
+    found: dict[str, Any] = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": machine.cores,
+        "memory": machine.memory,
+        "memory_available": machine.memory_available,
+        "disk_free": machine.disk_free,
+        "packages": packages,
+        "environment": {name: os.environ.get(name) for name in VARIABLES},
+        "npm": shutil.which("npm"),
+        "device": None,
+        "device_memory_free": None,
+        "weights": {},
+        "cache": None,
+        "notes": [],
+        "problems": [
+            f"the package {n} is not installed: pip install {n}" for n, v in packages.items() if v is None
+        ],
+    }
+    try:
+        found.update(_torch_facts())
+    except (ImportError, OSError) as error:  # a broken library is an OSError on some systems
+        found["problems"].append(f"torch or a package around it can't be imported: {error}")
+    found["notes"] = list(_notes(found))
+    return found
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed version (None: absent) of each package that this one requires, extras left out."""
+    try:
+        required = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:  # run from its source folder
+        required = ["torch", "torchvision", "lightning", "optuna", "timm", "pandas", "scikit-learn"]
+    versions: dict[str, str | None] = {}
+    for line in required:
+        match = re.match(r"[A-Za-z0-9._-]+", line)
+        if match is None or re.search(r";.*\bextra\b", line):
+            continue
+        try:
+            versions[match.group()] = importlib.metadata.version(match.group())
+        except importlib.metadata.PackageNotFoundError:
+            versions[match.group()] = None
+    return versions
+
+
+def _torch_facts() -> dict[str, Any]:
+    from semseg_automl.models.checkpoints import available_weights, cache_folder
+    from semseg_automl.models.devices import free_memory, pick_devices
+
+    choice = pick_devices("auto")
+    return {
+        "device": str(choice),
+        "device_memory_free": free_memory(choice),
+        "weights": {name: None if path is None else str(path) for name, path in available_weights().items()},
+        "cache": str(cache_folder()),
+    }
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    notes = []
+    if found["weights"] and not any(found["weights"].values()):
+        npm = "" if found["npm"] else ", and there is no npm client as a second way"
+        notes.append(
+            f"no weights are here: the first fit downloads them{npm}. `semseg-automl weights fetch NAME` "
+            "does it beforehand"
+        )
+    if found["disk_free"] < LEAST_DISK:
+        notes.append(f"little disk space in the working directory: {_gigabytes(found['disk_free'])}")
+    if str(found["device"]).startswith("cuda:") and "," in str(found["device"]):
+        notes.append("several GPUs are here; the first one is used unless --devices names another")
+    return notes
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    free = _gigabytes(found["device_memory_free"])
+    pairs = [
+        ("version", f"semseg-automl {found['version']}, Python {found['python']}, {found['platform']}"),
+        ("device", f"{found['device']}, {free} free" if found["device"] else "unknown"),
+        ("cores", found["cores"]),
+        ("memory", f"{_gigabytes(found['memory'])}, {_gigabytes(found['memory_available'])} free"),
+        ("disk", f"{_gigabytes(found['disk_free'])} free in the working directory"),
+        (
+            "packages",
+            ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["packages"].items()),
+        ),
+        *((name, value or "not set") for name, value in found["environment"].items()),
+        ("cache", found["cache"] or "unknown"),
+        ("npm", found["npm"] or "not found"),
+        *((f"weights {name}", path or "not here") for name, path in found["weights"].items()),
+        *(("note", note) for note in found["notes"]),
+        *(("PROBLEM", problem) for problem in found["problems"]),
+    ]
+    width = max(len(name) for name, _ in pairs)
+    return [f"{name:<{width}}  {value}" for name, value in pairs]
+
+
+def _gigabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e9:.1f} GB"

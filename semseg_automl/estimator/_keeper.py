@@ -1,0 +1,186 @@
+"""What a fit keeps on disk while it runs, and what it answers at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from semseg_automl.artifacts.read import read_model
+from semseg_automl.core.log import get_logger
+from semseg_automl.core.results import ModelRow
+from semseg_automl.estimator import _store
+from semseg_automl.estimator._tables import Tables
+from semseg_automl.estimator.baseline import NAME as BASELINE
+from semseg_automl.estimator.baseline import majority_row
+from semseg_automl.models.checkpoints import ResolvedWeights
+from semseg_automl.search.run import Outcome
+
+_LOG = get_logger("estimator")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a fit leaves behind."""
+
+    model: _store.Trained
+    folder: Path
+    rows: list[ModelRow]
+    summary: dict[str, Any]
+    study: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier(Fitted):
+    """What an earlier run left in the folder, for ``resume=True``."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Earlier:
+        """Read model, leaderboard and summary (the last two are empty after a run that was killed)."""
+        rows, summary = _store.read_summary(folder)
+        model = _store.Trained.of_stored(read_model(folder))
+        return cls(model=model, folder=folder, rows=rows, summary=summary)
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of all runs so far."""
+        stored = self.summary.get("seconds", {}).get("total", self.model.info.get("fit_seconds", 0.0))
+        return float(stored)
+
+    def is_finished(self, limit: float, max_epochs: int) -> bool:
+        """Whether nothing is left to do: the time is used up or, without a limit, the epochs are done."""
+        if math.isfinite(limit):
+            return self.seconds >= limit
+        done = self.summary.get("epochs", 0.0) >= max_epochs - 1e-6
+        return bool(self.summary.get("state") == "finished" and done)
+
+
+@dataclass(kw_only=True)
+class Keeper:
+    """Writes every better model into the folder while the search goes on, and the summary at the end.
+
+    With ``earlier``, only what is better than the earlier runs' model replaces it.
+    """
+
+    folder: Path
+    tables: Tables
+    weights: ResolvedWeights
+    metric: str
+    facts: Mapping[str, Any]
+    earlier: Earlier | None = None
+    model: _store.Trained | None = None
+    seconds: float = field(default=0.0)
+
+    def keep(self, outcome: Outcome) -> None:
+        """Store the outcome's best model."""
+        started = time.perf_counter()
+        best = outcome.best
+        if best is None or outcome.best_config is None:
+            return
+        if self.earlier is not None and best.score <= self.earlier.model.score:
+            return
+        info = {
+            **self.facts,
+            "fit_id": uuid.uuid4().hex,
+            "eval_metric": self.metric,
+            "score_val": best.score,
+            "n_train": len(self.tables.train),
+            "n_val": len(self.tables.val),
+            "fit_seconds": round(best.seconds, 1),
+        }
+        self.model = _store.Trained.of(
+            best,
+            config=outcome.best_config,
+            label_map=self.tables.label_map,
+            scaling=self.tables.scaling,
+            weights=self.weights,
+            info=info,
+        )
+        _store.write(self.folder, self.model)
+        self.seconds += time.perf_counter() - started
+
+    def close(self, outcome: Outcome, before: Mapping[str, float], total: float, limit: float) -> Fitted:
+        """Add the baseline, write the summary and answer."""
+        number = 1 if self.earlier is None else self.earlier.summary.get("runs", 1) + 1
+        rows = [*self._earlier_rows(), *(_numbered(row, number) for row in outcome.rows)]
+        tables = self.tables
+        rows.append(majority_row(tables.val, tables.label_map, tables.scan, self.metric))
+        model = self.model or (self.earlier.model if self.earlier else None)
+        if model is None:
+            raise RuntimeError("a search that ended without an error has a best model")
+        summary = self._summary(outcome, before, total) | {"runs": number, "n_models": len(rows) - 1}
+        if self.model is None and self.earlier is not None:
+            of_model = ("best_model", "score_val", "metrics_val", "threshold", "state", "steps", "epochs")
+            summary |= {k: v for k, v in self.earlier.summary.items() if k in of_model}
+        else:
+            summary["best_model"] = _numbered_name(outcome.best_name, number)
+        self._warn(outcome, total, limit)
+        _store.write_summary(self.folder, rows, summary)
+        _LOG.info(
+            "Best model: %s, %s %.4f on validation, %.0f s in all. Stored in %s.",
+            summary.get("best_model"),
+            self.metric,
+            model.score,
+            total,
+            self.folder,
+        )
+        return Fitted(model=model, folder=self.folder, rows=rows, summary=summary, study=outcome.study)
+
+    def _earlier_rows(self) -> list[ModelRow]:
+        return [] if self.earlier is None else [row for row in self.earlier.rows if row.model != BASELINE]
+
+    def _summary(self, outcome: Outcome, before: Mapping[str, float], total: float) -> dict[str, Any]:
+        best = outcome.best
+        if best is None:
+            return {}
+        return {
+            "plan": list(outcome.plan.reasons),
+            "eval_metric": self.metric,
+            "score_val": best.score,
+            "metrics_val": dict(best.metrics),
+            "threshold": best.threshold,
+            "state": best.state,
+            "steps": best.steps,
+            "epochs": best.epochs,
+            "precision": outcome.plan.precision,
+            "history": [list(h) for h in best.history],
+            "parameters": {"trainable": best.n_trainable},
+            "seconds": {
+                "total": total,
+                **before,
+                "training_and_validation": sum(r.fit_time for r in outcome.rows),
+                "steps_and_validation": outcome.step_seconds,
+                "store": self.seconds,
+                **outcome.seconds,
+            },
+        }
+
+    def _warn(self, outcome: Outcome, total: float, limit: float) -> None:
+        best = outcome.best
+        missed = best.never_predicted if best else ()
+        if missed:
+            names = ", ".join(self.tables.label_map.names[k] for k in missed)
+            _LOG.warning(
+                "Never predicted on the validation pictures: %s. More time, or more pictures of them, "
+                "may help.",
+                names,
+            )
+        if best is not None and best.steps <= 1 and total > limit:
+            _LOG.warning(
+                "time_limit=%g s is less than loading, one training step and one validation take here "
+                "(%.1f s): the least possible was done. Give more time.",
+                limit,
+                total,
+            )
+
+
+def _numbered_name(name: str, run: int) -> str:
+    return name if run == 1 else f"run{run}_{name}"
+
+
+def _numbered(row: ModelRow, run: int) -> ModelRow:
+    return replace(row, model=_numbered_name(row.model, run))

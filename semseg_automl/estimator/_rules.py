@@ -1,0 +1,99 @@
+"""What value each hyperparameter may have: a dict you can read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.data.augment import PRESETS as AUGMENTS
+from semseg_automl.losses.registry import LOSSES
+from semseg_automl.peft.registry import ADAPTERS
+from semseg_automl.peft.registry import CHOICES as ADAPTER_CHOICES
+from semseg_automl.training.optim import OPTIMIZERS, SCHEDULES
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "adapter": tuple(ADAPTERS),
+    **ADAPTER_CHOICES,
+    "head": ("semantic", "mask_classification"),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": tuple(SCHEDULES),
+    "loss": ("auto", *LOSSES),
+    "augment": tuple(AUGMENTS),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A test of a value, and what it demands in words."""
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _size(value: Any) -> bool:
+    sides = value if isinstance(value, tuple) else (value,)
+    return len(sides) <= 2 and all(_whole(s) and s >= 32 for s in sides)
+
+
+def _some_of(value: Any, known: tuple[str, ...]) -> bool:
+    return isinstance(value, tuple) and bool(value) and set(value) <= set(known)
+
+
+_COUNT = Rule(_whole, "a whole number of at least 1")
+_POSITIVE = Rule(lambda v: _number(v) and v > 0, "a number above 0")
+_NOT_NEGATIVE = Rule(lambda v: _number(v) and v >= 0, "a number of at least 0")
+_FRACTION = Rule(lambda v: _number(v) and 0 <= v < 1, "a number from 0 to below 1")
+_SIDES = "a long side or (height, width) of at least 32 pixels"
+
+RULES: dict[str, Rule] = {
+    "rank": _COUNT,
+    "alpha": _POSITIVE,
+    "num_experts": _COUNT,
+    "scales": Rule(
+        lambda v: v is None or (isinstance(v, tuple) and bool(v) and all(map(_whole, v))),
+        "None or whole numbers of at least 1",
+    ),
+    "top_k": _COUNT,
+    "targets": Rule(lambda v: _some_of(v, ("q", "k", "v")), "some of 'q', 'k', 'v'"),
+    "placement": Rule(
+        lambda v: isinstance(v, str) and bool(re.fullmatch(r"all|global|last_[1-9]\d*", v)),
+        "'all', 'global' or 'last_K' (such as 'last_4')",
+    ),
+    "num_queries": _COUNT,
+    "image_size": Rule(_size, _SIDES),
+    "crop_size": Rule(lambda v: v is None or _size(v), f"None, {_SIDES}"),
+    "gradient_checkpointing": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "learning_rate": _POSITIVE,
+    "decoder_learning_rate": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "warmup": _FRACTION,
+    "batch_size": _COUNT,
+    "micro_batch_size": Rule(lambda v: v == "auto" or _whole(v), "'auto' or a whole number of at least 1"),
+    "max_epochs": _COUNT,
+    "balance_weight": Rule(
+        lambda v: v == "auto" or (_number(v) and v >= 0), "'auto' or a number of at least 0"
+    ),
+    "balance_scale": _NOT_NEGATIVE,
+    "gradient_clip": _NOT_NEGATIVE,
+    "ema_decay": _FRACTION,
+}
+
+
+def check_hyperparameter(name: str, value: Any) -> None:
+    """Raise ConfigError where a value is none of the known ones (with a guess) or breaks its rule."""
+    if name in CHOICES and value not in CHOICES[name]:
+        raise unknown_name(f"value for hyperparameter {name!r}:", value, CHOICES[name])
+    if name in RULES and not RULES[name].holds(value):
+        raise ConfigError(f"Hyperparameter {name!r} must be {RULES[name].text}, got {value!r}.")
