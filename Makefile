@@ -1,6 +1,7 @@
 # make demo   fine-tune on a little generated problem (or DATA=train.csv), end with a picture
 # make test   the fast tests
 # make lint   ruff, mypy, import contracts
+# make docs   rewrite the pages that are made from the code
 # make clean  remove caches and build products (not .venv)
 #
 # PYTHON: any Python from 3.11 on.  TORCH: what pip installs for torch (pin or choose a build here).
@@ -11,7 +12,7 @@ DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/semseg-automl demo $(if $(DATA),--data "$(DATA)")
@@ -21,8 +22,12 @@ test: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make_presets.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python")'

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     import pandas as pd
 
-THREADS = 2
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # also for child processes, before they import torch
 os.environ.setdefault("MPLBACKEND", "Agg")
 

@@ -40,7 +40,9 @@ def run(name: str) -> dict[str, Any]:
     data = Path(os.environ["SEMSEG_AUTOML_DATA"]) / spec["dataset"]
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory() as folder:
-        seg = SemanticSegmentor(backbone=spec["backbone"], path=Path(folder) / "model", random_state=spec["seed"])
+        seg = SemanticSegmentor(
+            backbone=spec["backbone"], path=Path(folder) / "model", random_state=spec["seed"]
+        )
         before = time.perf_counter()
         seg.fit(data / "train.csv", tuning_data=data / "val.csv", time_limit=spec["time_limit"])
         fitted = time.perf_counter()
@@ -84,7 +86,8 @@ def circumstances() -> dict[str, Any]:
 
     packages = ("torch", "torchvision", "lightning", "optuna", "numpy", "segment-anything")
     return {
-        "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": {name: metadata.version(name) for name in packages}
+        | {"python": platform.python_version()},
         "commit": commit(),
         "hardware": {"machine": platform.machine(), "processor": cpu_name(), "cores": os.cpu_count()},
         "date": time.strftime("%Y-%m-%d"),
@@ -138,7 +141,9 @@ def check() -> int:
 
 def main() -> int:
     """Parse, run what is missing, check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--again", action="store_true", help="run experiments that have a result, too")

@@ -31,15 +31,23 @@ def measure(code: str) -> tuple[float, bool]:
 
 def main() -> int:
     """Measure, write the JSON, return 1 if the bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=9)
     runs = parser.parse_args().runs
     pairs = [(measure(TWIN), measure(OURS)) for _ in range(runs + 1)][1:]  # the first fills the disk cache
     twin = statistics.median(t for (t, _), _ in pairs)
     ours = statistics.median(t for _, (t, _) in pairs)
     heavy = any(loaded for _, (_, loaded) in pairs)
-    result = {"twin_seconds": round(twin, 4), "ours_seconds": round(ours, 4), "ratio": round(ours / twin, 3),
-              "bar": BAR, "loads_torch_lightning_or_optuna": heavy, "runs": runs}
+    result = {
+        "twin_seconds": round(twin, 4),
+        "ours_seconds": round(ours, 4),
+        "ratio": round(ours / twin, 3),
+        "bar": BAR,
+        "loads_torch_lightning_or_optuna": heavy,
+        "runs": runs,
+    }
     path = Path(__file__).parent / "results" / "import_time.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -63,11 +63,17 @@ def verbosity_of(args: argparse.Namespace) -> int:
     return int(max(0, 2 + args.verbose - args.quiet))
 
 
-def _columns(parser: argparse.ArgumentParser) -> None:
+def _columns(
+    parser: argparse.ArgumentParser, image: str | None = "image", label: str | None = "label"
+) -> None:
+    """Column names; for a fitted model None, which means the ones of its fit."""
+    shown = [name or "as in the fit" for name in (image, label)]
     parser.add_argument(
-        "--image", default="image", metavar="COLUMN", help="column of pictures; default: image"
+        "--image", default=image, metavar="COLUMN", help=f"column of pictures; default: {shown[0]}"
     )
-    parser.add_argument("--label", default="label", metavar="COLUMN", help="column of masks; default: label")
+    parser.add_argument(
+        "--label", default=label, metavar="COLUMN", help=f"column of masks; default: {shown[1]}"
+    )
 
 
 def _fit(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +114,7 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of a model")
     parser.add_argument("data", nargs="+", metavar="TEST.csv|PICTURE", help="one table, or pictures")
     parser.add_argument("--output-dir", required=True, metavar="FOLDER", help="gets a PNG per picture")
-    _columns(parser)
+    _columns(parser, None, None)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +124,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument("--per-class", action="store_true", help="a row per class")
     rows.add_argument("--per-image", action="store_true", help="a row per picture")
-    _columns(parser)
+    _columns(parser, None, None)
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:

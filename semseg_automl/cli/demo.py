@@ -23,16 +23,15 @@ SHARE = 0.2
 
 def demo(args: argparse.Namespace) -> int:
     """Fit, evaluate on held-out pictures, and draw some predictions; all of it in a new folder."""
+    data = None if args.data is None else _read(args.data, args.image, args.label)
+    _weights(args)
     folder = fresh_folder(args.path)
-    if args.data is None:
-        say("No --data: generating 60 pictures with four classes.")
+    if data is None:
+        say("No --data: generating pictures with four classes.")
         data = make_textures(folder / "data")
-    else:
-        data = _read(args.data, args.image, args.label)
     train, test = hold_out(data)
     train.to_csv(folder / "train.csv", index=False)
     test.to_csv(folder / "test.csv", index=False)
-    _weights(args)
     seg = SemanticSegmentor(backbone=args.backbone, path=folder / "model", verbosity=verbosity_of(args)).fit(
         train, time_limit=args.time_limit
     )

@@ -77,14 +77,15 @@ def package_versions() -> dict[str, str | None]:
 
 
 def _torch_facts() -> dict[str, Any]:
-    from semseg_automl.models.checkpoints import available_weights, cache_folder
+    from semseg_automl.models.checkpoints import BACKBONES, available_weights, cache_folder
     from semseg_automl.models.devices import free_memory, pick_devices
 
     choice = pick_devices("auto")
+    files = {name: path for name, path in available_weights().items() if BACKBONES[name].sources}
     return {
         "device": str(choice),
         "device_memory_free": free_memory(choice),
-        "weights": {name: None if path is None else str(path) for name, path in available_weights().items()},
+        "weights": {name: None if path is None else str(path) for name, path in files.items()},
         "cache": str(cache_folder()),
     }
 
@@ -99,8 +100,6 @@ def _notes(found: dict[str, Any]) -> list[str]:
         )
     if found["disk_free"] < LEAST_DISK:
         notes.append(f"little disk space in the working directory: {_gigabytes(found['disk_free'])}")
-    if str(found["device"]).startswith("cuda:") and "," in str(found["device"]):
-        notes.append("several GPUs are here; the first one is used unless --devices names another")
     return notes
 
 

@@ -29,6 +29,7 @@ def _write(stream: TextIO, text: str) -> None:
         stream.write(f"{text}\n")
     except UnicodeEncodeError:  # a console without these characters
         stream.write(text.encode("ascii", "backslashreplace").decode("ascii") + "\n")
+    stream.flush()  # stdout and stderr in the order in which they were written
 
 
 def as_json(value: Any) -> str:
@@ -52,9 +53,9 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
 
 
-def table(frame: pd.DataFrame, *, index: bool = False) -> str:
+def table(frame: pd.DataFrame) -> str:
     """A table as aligned text; what is not known is a dash."""
-    return frame.to_string(index=index, na_rep="-", float_format="{:.4g}".format)
+    return frame.to_string(index=False, na_rep="-", float_format="{:.4g}".format)
 
 
 def leaderboard_table(frame: pd.DataFrame) -> str:

@@ -41,7 +41,7 @@ def predict(args: argparse.Namespace) -> int:
     """Write a PNG in raw label values per picture; prints how many there are and where."""
     data = args.data[0] if _is_table(args.data) else args.data
     paths = _load(args).predict(data, output_dir=args.output_dir)
-    say(f"{len(paths)} masks in {args.output_dir}")
+    say(f"{len(paths)} mask{'' if len(paths) == 1 else 's'} in {args.output_dir}")
     return 0
 
 
@@ -51,8 +51,8 @@ def evaluate(args: argparse.Namespace) -> int:
     if isinstance(result, dict):
         say(as_json(result) if args.json else scores(result))
         return 0
-    result = result.rename_axis(index=result.index.name or "row")
-    say(as_json(records(result.reset_index())) if args.json else table(result, index=True))
+    result = result.rename_axis(index=result.index.name or "row").reset_index()
+    say(as_json(records(result)) if args.json else table(result))
     return 0
 
 
@@ -71,7 +71,7 @@ def scores(result: dict[str, Any]) -> str:
 
 def _load(args: argparse.Namespace) -> SemanticSegmentor:
     seg = SemanticSegmentor.load(args.model, verbosity=verbosity_of(args))
-    seg.image, seg.label = args.image, args.label
+    seg.image, seg.label = args.image or seg.image, args.label or seg.label
     return seg
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from semseg_automl.core.errors import ArtifactError, ConfigError, unknown_name
+from semseg_automl.core.errors import ArtifactError, unknown_name
 from semseg_automl.core.log import get_logger
 from semseg_automl.engines.local import ENGINES
 from semseg_automl.estimator import _store
@@ -195,13 +195,7 @@ def _job(
     metric: str,
     init: Any,
 ) -> TrainJob:
-    workers = request.num_workers
-    if workers == "auto":
-        workers = 0 if devices.kind == "cpu" else 4
-    if not isinstance(workers, int) or workers < 0:
-        raise ConfigError(
-            f"num_workers must be 'auto' or a number of at least 0, got {request.num_workers!r}."
-        )
+    automatic = 0 if devices.kind == "cpu" else 4
     return TrainJob(
         config=request.config,
         label_map=tables.label_map,
@@ -212,7 +206,7 @@ def _job(
         scaling=tables.scaling,
         accelerator=devices.kind,
         device_ids=devices.ids,
-        num_workers=workers,
+        num_workers=automatic if isinstance(request.num_workers, str) else request.num_workers,
         seed=request.seed,
         init=init,
     )

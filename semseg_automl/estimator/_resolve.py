@@ -46,6 +46,8 @@ def resolve_request(
     name, preset = find_preset(presets)
     if not isinstance(hyperparameters, Mapping | None):
         raise ConfigError(f"hyperparameters must be a dict of name -> value, got {hyperparameters!r}.")
+    if num_workers != "auto" and (type(num_workers) is not int or num_workers < 0):
+        raise ConfigError(f"num_workers must be 'auto' or a number of at least 0, got {num_workers!r}.")
     given = dict(hyperparameters or {})
     if "backbone" in given:
         raise ConfigError("backbone is an argument of SemanticSegmentor, not a hyperparameter.")
@@ -61,7 +63,7 @@ def resolve_request(
     tune, auto = _tune_settings(tune_kwargs, preset, spaces)
     return FitRequest(
         config=config,
-        given=frozenset(values),
+        given=frozenset(fixed if preset.search else values) | (frozenset(values) - {"max_epochs"}),
         spaces=spaces,
         tune=tune,
         auto_tune=auto,
@@ -71,6 +73,7 @@ def resolve_request(
         verbosity=verbosity,
         preset=name,
         size_factor=preset.size_factor,
+        finish_share=preset.finish_share,
         storage=storage,
         callbacks=tuple(callbacks or ()),
     )

@@ -11,18 +11,23 @@ class Preset:
     """Hyperparameters that a preset fixes, and whether it searches.
 
     ``tta``: flips at prediction. ``size_factor``: on the picture size that the planner would choose.
+    ``finish_share``: share of a search's time that continues its best trial. ``max_epochs`` of a
+    preset that searches counts only where no time limit does.
     """
 
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     search: bool = True
     tta: bool = False
     size_factor: float = 1.0
+    finish_share: float = 0.15
 
 
 PRESETS: dict[str, Preset] = {
     "medium_quality": Preset(),
     "high_quality": Preset(hyperparameters={"augment": "strong"}, tta=True, size_factor=1.25),
-    "best_quality": Preset(hyperparameters={"augment": "strong"}, tta=True, size_factor=1.5),
+    "best_quality": Preset(
+        hyperparameters={"augment": "strong", "max_epochs": 60}, tta=True, size_factor=1.5, finish_share=0.3
+    ),
     "fast_inference": Preset(hyperparameters={"image_size": 320, "crop_size": 320}),
     # Zhong et al., ICLR 2024, section 4 and appendix; nothing of it is searched
     "conv_lora_paper": Preset(

@@ -13,11 +13,12 @@ from semseg_automl.data.frame import Samples
 from semseg_automl.data.labels import LabelMap, LabelScan
 from semseg_automl.search.planner import Fingerprint, Probe, natural_side
 from semseg_automl.training.job import TrainJob
-from semseg_automl.training.probe import time_step
+from semseg_automl.training.probe import time_steps
 
 _LOG = get_logger("search")
 _PROBE_SHARE = 0.05
 _BF16_GAIN = 0.92
+_LONG = 20.0  # seconds from which a probe of the real size, in two precisions, is worth its time
 
 
 def fingerprint(train: Samples, val: Samples, label_map: LabelMap, scan: LabelScan) -> Fingerprint:
@@ -41,17 +42,16 @@ def probe_speed(job: TrainJob, print_: Fingerprint, remaining: float) -> Probe:
     The picture size of the probe is small where the limit is short, so that the probe takes at
     most about a twentieth of it; the cost scales with the number of pixels.
     """
-    side = min(natural_side(print_), 384 if remaining > 30 else 128)
-    shape = (side, side)
-    batch = min(2, job.config.optim.batch_size)
+    side = min(natural_side(print_), 320 if remaining > _LONG else 128)
     mpx = side * side / 1e6
+    batch = min(2, job.config.optim.batch_size)
     deadline = time.perf_counter() + _PROBE_SHARE * remaining
-    best = time_step(job, shape, batch, "32-true", deadline)
-    precision = "32-true"
-    if job.accelerator != "mps" and time.perf_counter() < deadline and _has_bf16(job.accelerator):
-        other = time_step(job, shape, batch, "bf16-mixed", deadline)
-        if other.train < _BF16_GAIN * best.train:
-            best, precision = other, "bf16-mixed"
+    both = remaining > _LONG and job.accelerator != "mps" and _has_bf16(job.accelerator)
+    precisions = ("32-true", "bf16-mixed") if both else ("32-true",)
+    found = time_steps(job, (side, side), batch, precisions, deadline)
+    precision, best = "32-true", found["32-true"]
+    if "bf16-mixed" in found and found["bf16-mixed"].train < _BF16_GAIN * best.train:
+        precision, best = "bf16-mixed", found["bf16-mixed"]
     _LOG.info("Speed: %.3f s a training picture of %d x %d pixels in %s.", best.train, side, side, precision)
     return Probe(
         train_seconds_per_mpx=best.train / mpx,

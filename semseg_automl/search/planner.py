@@ -10,22 +10,24 @@ from semseg_automl.search.request import FitRequest
 from semseg_automl.search.space import Space, default_space
 
 STRIDE = 32
-MIN_SIDE, MAX_SIDE = 256, 1024
+MIN_SIDE, MAX_SIDE = 384, 1024
+"""Long sides between which pictures are resized as a rule."""
+LEAST_SIDE, LEAST_SAMPLES = 128, 300
+"""Below ``MIN_SIDE`` only where the time would not even hold so many samples."""
 UPSCALE = 1.5
 """Pictures are enlarged up to this factor: SAM's features were learned on 1024-pixel pictures."""
 MAX_CROP = 448
 """Side of the training crops where pictures are larger; the encoder takes any size at prediction."""
-WANTED_SAMPLES = 3000
+WANTED_SAMPLES = 1500
 """Pictures (or crops) that a decent training sees; sizes shrink until the time limit holds them."""
 SEARCH_SAMPLES = 6000
 """Pictures that each trial of a search sees; below two such trials, the default is trained well."""
-SEARCH_SHARE = 0.85
-"""Share of the time that trials get; the rest continues the best of them."""
 MAX_TRIALS = 20
 """Planned trials at most: where more would fit, each gets more time instead."""
 DEFAULT_SEARCH_SECONDS = 3600.0
 """Time limit of a search that was given none."""
-MAX_STEPS = 20000
+MAX_STEPS = 100_000
+"""Steps of a training that the clock ends; a bound only in case the clock never does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +112,14 @@ def choose_size(
     """Largest side (and its crop) with which ``seconds`` hold a decent training, and why."""
     natural = natural_side(print_, factor)
     wanted = min(WANTED_SAMPLES, 60 * print_.n_train)
-    for side in range(natural, MIN_SIDE - 1, -STRIDE):
+    for side in range(natural, LEAST_SIDE - 1, -STRIDE):
         crop = train_crop(print_, side)
         cost = train_pixels(print_, side, crop) * probe.train_seconds_per_mpx
-        if side == MIN_SIDE or seconds / cost >= wanted:
+        needed = wanted if side > MIN_SIDE else min(wanted, LEAST_SAMPLES)
+        if seconds / cost >= needed:
             break
     why = (
-        "suits the pictures" if side == natural else f"the largest with {wanted} training samples in the time"
+        "suits the pictures" if side == natural else f"the largest with {needed} training samples in the time"
     )
     return side, crop, f"image_size {side}, trained on crops of {crop[0]} x {crop[1]}: {why}"
 
@@ -160,10 +163,9 @@ def _schedule(
         reasons.append(f"1 model: {_why_no_search(request, spaces, remaining)}")
     else:
         reasons.append(f"up to {trials} trials over {', '.join(spaces)}, the default configuration first")
-    share = 1.0 if trials == 1 else SEARCH_SHARE / trials
+    share = 1.0 if trials == 1 else (1.0 - request.finish_share) / trials
     horizon = remaining * share if math.isfinite(remaining) else math.inf
-    by_time = int(horizon / max(sample * batch, 1e-6)) if math.isfinite(horizon) else epoch_steps
-    max_steps = epoch_steps if epochs_fixed else max(1, min(MAX_STEPS, 2 * by_time))
+    max_steps = epoch_steps if epochs_fixed else MAX_STEPS
     return Plan(
         config=config,
         trials=trials,
@@ -172,7 +174,7 @@ def _schedule(
         precision=probe.precision,
         spaces=spaces if trials > 1 else {},
         reserve=1.0,
-        finish=(1.0 - SEARCH_SHARE) * remaining if trials > 1 and math.isfinite(remaining) else 0.0,
+        finish=request.finish_share * remaining if trials > 1 and math.isfinite(remaining) else 0.0,
         reasons=tuple(reasons),
     )
 
@@ -185,7 +187,7 @@ def _n_trials(request: FitRequest, spaces: dict[str, Space], remaining: float, t
         return request.tune.num_trials
     if not math.isfinite(remaining):
         return 1
-    fitting = int(SEARCH_SHARE * remaining / max(trial, 1e-6))
+    fitting = int((1.0 - request.finish_share) * remaining / max(trial, 1e-6))
     asked_for = bool(request.spaces) or not request.auto_tune
     return max(2 if asked_for else 1, min(MAX_TRIALS, fitting))
 

@@ -28,7 +28,8 @@ class FitRequest:
     ``config`` holds defaults, preset and fixed hyperparameters; ``given`` names the ones that the
     user or the preset fixed (the planner leaves them alone); ``spaces`` the ones that the user
     wants searched; ``tune=None`` means no search, ``auto_tune`` that the planner may decide.
-    ``size_factor`` multiplies the picture size that the planner would choose.
+    ``size_factor`` multiplies the picture size that the planner would choose; ``finish_share`` of
+    a search's time continues its best trial.
     """
 
     config: RunConfig
@@ -44,6 +45,7 @@ class FitRequest:
     verbosity: int = 2
     preset: str = "medium_quality"
     size_factor: float = 1.0
+    finish_share: float = 0.15
     storage: str | None = None
     folder: Path = Path()
     callbacks: tuple[Callable[..., None], ...] = ()

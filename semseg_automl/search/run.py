@@ -102,6 +102,9 @@ def run_search(
 ) -> Outcome:
     """Run the planned trials and finish the best; always at least one model unless all fail.
 
+    Trials of a search run on the job's first device; a training without a search and the finish run
+    on all of them.
+
     ``on_best`` is called whenever a better model exists (it stores it). Raises TrainingError with
     the first cause if every trial failed.
     """
@@ -111,7 +114,7 @@ def run_search(
     outcome.seconds["probe_and_plan"] = time.perf_counter() - started
     if plan.trials == 1:
         hooks = _hooks(budget, math.inf, plan, stop, progress, "default")
-        if outcome.add("default", plan.config, run_trial(_for_all_devices(job, request, budget), hooks)):
+        if outcome.add("default", plan.config, run_trial(job, hooks)):
             on_best(outcome)
     else:
         _search(request, job, budget, stop, outcome, on_best, progress)

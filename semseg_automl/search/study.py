@@ -31,7 +31,7 @@ def open_study(settings: TuneSettings, seed: int, storage: str | None, name: str
     TPE (multivariate) and a median pruner unless the user gives objects of their own.
     """
     sampler = settings.sampler or optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, n_startup_trials=4, constant_liar=False, warn_independent_sampling=False
+        seed=seed, multivariate=True, n_startup_trials=4, constant_liar=False
     )
     pruner = settings.pruner or optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
     for given, kind in ((sampler, optuna.samplers.BaseSampler), (pruner, optuna.pruners.BasePruner)):
@@ -91,14 +91,14 @@ def _suggest(trial: optuna.Trial, name: str, space: Space) -> Any:
 
 
 def report_to(trial: optuna.Trial) -> Any:
-    """The ``report(step, score) -> stop`` callable of a trial; steps are counted in reports."""
+    """The ``report(step, score) -> stop`` callable of a trial; steps are counted in reports, from 0."""
     count = 0
 
     def report(_step: int, score: float) -> bool:
         nonlocal count
-        count += 1
         trial.report(score, count)
-        return trial.should_prune()
+        count += 1
+        return bool(trial.should_prune())
 
     return report
 

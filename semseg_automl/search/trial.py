@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from semseg_automl.core.errors import ConfigError, DataError, TrainingError
+from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.core.log import get_logger
 from semseg_automl.training.fit import micro_batch
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult

@@ -125,6 +125,7 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
         prepare_cpu()
     train_set, val_set = make_datasets(job, world)
     segmenter = make_segmenter(job)
+    segmenter.train()  # Lightning leaves modes as they are: gates need their noise and balance loss
     optim = job.config.optim
     max_steps = job.max_steps or math.ceil(optim.max_epochs * len(train_set) / optim.batch_size)
     pacer = Pacer(hooks, max_steps)

@@ -68,7 +68,9 @@ def write_order(order: Order, folder: Path) -> None:
 def read_order(folder: Path) -> Order:
     """Inverse of :func:`write_order`; in-memory pictures are mapped from their file, not copied."""
     stored = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["job"].items()}
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in stored["job"].items()
+    }
     values["config"] = RunConfig.from_json(values["config"])
     values["label_map"] = LabelMap.from_json(values["label_map"])
     for part in ("train", "val"):

@@ -1,7 +1,8 @@
 """Training on several devices: one process each, started from this package and watched until they end.
 
 The processes run ``python -m semseg_automl.training.worker``. The user's script or notebook is not
-run again, nothing is forked and nothing is pickled: the job and its result are files.
+run again, nothing is forked and nothing is pickled: the job and its result are files. Tested with
+processes on a CPU (gloo); the same code for several GPUs (NCCL) has not been run on them yet.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.job_files import (
     ERROR,
     EVENTS,
+    RESULT,
     STOP,
     Order,
     read_result,
@@ -44,7 +46,6 @@ WORTH_STARTING = 30.0
 """Seconds that must be left for several processes: each loads torch and the weights anew."""
 _POLL_SECONDS = 0.1
 _OVERDUE_SECONDS = 300.0  # past the deadline: no step and picture takes that long, so they hang
-_ENDING_SECONDS = 10.0
 _LOG_LINES = 15
 _RAISED_AS_THEY_ARE: dict[str, type[Exception]] = {
     e.__name__: e for e in (ArtifactError, ConfigError, DataError, WeightsError, MemoryError)
@@ -163,12 +164,13 @@ def _watch(processes: list[subprocess.Popen], folder: Path, hooks: Hooks, deadli
     events = _new_events(folder / EVENTS)
     while True:
         codes = [process.poll() for process in processes]
+        done = (folder / RESULT).exists()  # in this order: who ended well has written it
         for event in next(events):
             if _pass_on(event, hooks):
                 replace_text(folder / STOP, "pruned")
-        if codes[0] == 0:
+        if done:
             return
-        if any(codes):
+        if any(codes) or codes[0] == 0:
             raise _failure(codes, folder)
         if hooks.stop_requested():
             replace_text(folder / STOP, "interrupted")
@@ -238,14 +240,10 @@ def _log_file(folder: Path, rank: int) -> Path:
 
 
 def _end(processes: list[subprocess.Popen]) -> None:
-    """Wait a little for processes whose rank 0 is done; kill what still runs."""
-    done = bool(processes) and processes[0].poll() == 0
+    """Kill what still runs: with the result written, or lost, nothing is left to do well."""
     for process in processes:
-        try:
-            process.wait(_ENDING_SECONDS if done else 0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
+        process.kill()
+    for process in processes:
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from semseg_automl.losses.registry import resolve_loss
-from semseg_automl.models.devices import prepare_cpu
-from semseg_automl.training.fit import make_segmenter
+from semseg_automl.losses.registry import Loss, resolve_loss
+from semseg_automl.models.devices import DeviceChoice, prepare_cpu
+from semseg_automl.models.segmenter import Segmenter
+from semseg_automl.training.fit import make_segmenter, seeded_noise
 from semseg_automl.training.job import TrainJob
 from semseg_automl.training.validate import autocast
 
-_REPEATS = 3
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,40 +27,60 @@ class StepTime:
     train: float
     predict: float
 
+    def faster_of(self, other: StepTime) -> StepTime:
+        """The smaller of each figure: disturbances only ever add."""
+        return StepTime(train=min(self.train, other.train), predict=min(self.predict, other.predict))
 
-def time_step(job: TrainJob, shape: tuple[int, int], batch: int, precision: str, deadline: float) -> StepTime:
-    """Measure the job's network on noise of ``shape`` (H, W).
 
-    One warm-up step, then up to three timed ones; the fastest counts, as noise from other
-    processes only adds. After ``deadline`` (``time.perf_counter``) no further repeat is started.
+def time_steps(
+    job: TrainJob, shape: tuple[int, int], batch: int, precisions: Sequence[str], deadline: float
+) -> dict[str, StepTime]:
+    """Measure the job's network on noise of ``shape`` (H, W) in each precision.
+
+    A warm-up round, then up to three timed ones in which the precisions take turns, so that a
+    disturbance from other processes meets all of them; the fastest step counts. After ``deadline``
+    (``time.perf_counter``) nothing more is started: what has no timed round answers with its warm-up,
+    what was not reached is left out (the first precision is always there).
     """
     if job.accelerator == "cpu":
         prepare_cpu()
-    device = torch.device(job.accelerator, job.device_ids[0] if job.accelerator == "cuda" else None)
+    device = DeviceChoice(job.accelerator, job.device_ids).torch_device()
     segmenter = make_segmenter(job).to(device).train()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, *shape, generator=generator).to(device)
     masks = torch.randint(0, job.label_map.n_classes, (batch, *shape), generator=generator).to(device)
     loss = resolve_loss(job.config.optim.loss, job.label_map.problem_type)
-    train, predict = [], []
-    for _ in range(_REPEATS + 1):
-        started = time.perf_counter()
-        with torch.no_grad(), autocast(device, precision):
-            segmenter(images)
-        _wait(device)
-        middle = time.perf_counter()
-        with autocast(device, precision):
-            logits = segmenter(images)
-        logits = F.interpolate(logits.float(), size=shape, mode="bilinear", align_corners=False)
-        loss(logits, masks).backward()
-        segmenter.zero_grad(set_to_none=True)
-        _wait(device)
-        ended = time.perf_counter()
-        predict.append((middle - started) / batch)
-        train.append((ended - middle) / batch)
-        if ended > deadline:
-            break
-    return StepTime(train=min(train), predict=min(predict))
+    warm: dict[str, StepTime] = {}
+    timed: dict[str, StepTime] = {}
+    for number in range(_ROUNDS + 1):
+        for name in precisions:
+            if warm and time.perf_counter() > deadline:
+                return {**warm, **timed}
+            with seeded_noise(job, 0):
+                found = _step(segmenter, loss, images, masks, name)
+            if number == 0:
+                warm[name] = found
+            else:
+                timed[name] = found.faster_of(timed.get(name, found))
+    return timed
+
+
+def _step(segmenter: Segmenter, loss: Loss, images: Tensor, masks: Tensor, precision: str) -> StepTime:
+    """Seconds per picture of one prediction and of one training step."""
+    device, batch = images.device, len(images)
+    started = time.perf_counter()
+    with torch.no_grad(), autocast(device, precision):
+        segmenter(images)
+    _wait(device)
+    middle = time.perf_counter()
+    with autocast(device, precision):
+        logits = segmenter(images)
+    logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
+    loss(logits, masks).backward()
+    segmenter.zero_grad(set_to_none=True)
+    _wait(device)
+    ended = time.perf_counter()
+    return StepTime(train=(ended - middle) / batch, predict=(middle - started) / batch)
 
 
 def _wait(device: torch.device) -> None:

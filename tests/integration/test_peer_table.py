@@ -72,19 +72,22 @@ def test_presets_differ() -> None:
 
 @pytest.mark.timing
 def test_time_limit_of_one_second_in_a_fresh_process(textures: pd.DataFrame, tmp_path: Path) -> None:
-    """Torch, Lightning and Optuna are imported inside fit, so they count."""
+    """Torch, Lightning and Optuna are imported inside fit, so they count.
+
+    Where importing alone takes more than the allowance, the least possible is done, with a warning.
+    """
     textures.to_csv(tmp_path / "train.csv", index=False)
     code = (
         "import time; from semseg_automl import SemanticSegmentor\n"
         "seg, t = SemanticSegmentor(backbone='sam_tiny', path='m'), time.perf_counter()\n"
         "seg.fit('train.csv', time_limit=1); print(time.perf_counter() - t)\n"
-        "print(len(seg.predict('train.csv')))"
+        "print(seg.fit_summary(show=False)['seconds']['import'], len(seg.predict('train.csv')))"
     )
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    seconds, rows = done.stdout.split()
-    assert float(seconds) <= allowed(1.0) and int(rows) == len(textures)
-    if float(seconds) > 1.5:
+    seconds, imports, rows = map(float, done.stdout.split())
+    assert seconds <= max(allowed(1.0), imports + 2.0) and rows == len(textures)
+    if imports > 1.0:
         assert "the least possible was done" in done.stderr
 
 
@@ -117,7 +120,7 @@ def test_evaluate_with_dice(multiclass: SemanticSegmentor, textures: pd.DataFram
     assert multiclass.evaluate(textures, "dice") == {"dice": multiclass.evaluate(textures)["dice"]}
 
 
-# predict on a filtered frame / a reordered frame: "KeyError / masks silently resized to another row's picture"
+# predict on a filtered / a reordered frame: "KeyError / masks silently resized to another row's picture"
 
 
 @pytest.mark.parametrize("rows", [[1, 4], [5, 3, 0, 2, 4, 1], [2, 2]], ids=["filtered", "reordered", "twice"])
@@ -169,7 +172,28 @@ def test_probabilities_of_a_multiclass_model(multiclass: SemanticSegmentor, text
         assert p.shape == (3, 64, 80) and p.dtype == np.float32
         np.testing.assert_allclose(p.sum(0), 1.0, atol=1e-5)
         assert (np.array(multiclass.class_values_)[p.argmax(0)] == mask).all()
-        assert p.max() > 0.6  # a softmax over probabilities of three classes is at most 0.577
+
+
+def test_probabilities_are_one_softmax_over_logits(
+    multiclass: SemanticSegmentor, textures: pd.DataFrame
+) -> None:
+    """The peer took the softmax of probabilities: three classes then never exceed 0.58."""
+    import torch
+
+    from semseg_automl.data.images import read_image, to_rgb
+    from semseg_automl.data.preprocess import plan_geometry, prepare_image
+
+    path, segmenter = textures["image"][0], multiclass._get_predictor().segmenter
+    geometry = plan_geometry((64, 80), 64, 32)
+    with torch.no_grad():
+        logits = segmenter(prepare_image(to_rgb(read_image(path), None), geometry)[None])[0]  # (K, h/4, w/4)
+        size = tuple(4 * s for s in logits.shape[1:])
+        large = torch.nn.functional.interpolate(logits[None], size, mode="bilinear")
+        large = large[..., : geometry.resized[0], : geometry.resized[1]]
+        expected = torch.nn.functional.interpolate(large, (64, 80), mode="bilinear")[0].softmax(0).numpy()
+    found = multiclass.predict_proba(path)
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    assert np.ptp(found) > 0.5 * np.ptp(expected)
 
 
 # multi-class with only num_classes: "KeyError until another loss is named; 255 as ignore: size error;
@@ -212,16 +236,16 @@ def test_one_mask_of_nothing_but_255(kind: str, request: pytest.FixtureRequest, 
     table = request.getfixturevalue("textures" if kind == "ignored" else "binary_textures")
     scale = 1 if kind == "ignored" else 255
     table = relabelled(
-        table, tmp_path / "masks", lambda i, m: np.full_like(m, 255) if i == 4 else (m * scale).astype(np.uint8)
+        table,
+        tmp_path / "masks",
+        lambda i, m: np.full_like(m, 255) if i == 4 else (m * scale).astype(np.uint8),
     )
     seg = tiny(tmp_path / "m").fit(table, **NO_SEARCH)
     check_usable(seg, table, [0, 1, 2] if kind == "ignored" else [0, 255])
 
 
 def test_an_unlabelled_picture_is_never_the_validation_set(textures: pd.DataFrame, tmp_path: Path) -> None:
-    table = relabelled(
-        textures[:4], tmp_path / "masks", lambda i, m: np.full_like(m, 255) if i < 2 else m
-    )
+    table = relabelled(textures[:4], tmp_path / "masks", lambda i, m: np.full_like(m, 255) if i < 2 else m)
     for seed in range(2):
         seg = tiny(tmp_path / str(seed), random_state=seed).fit(table, **NO_SEARCH)
         assert np.isfinite(seg.best_score_)
@@ -267,12 +291,9 @@ def test_fit_summary_reports_the_kept_model(textures: pd.DataFrame, tmp_path: Pa
     assert SemanticSegmentor.load(tmp_path / "m", verbosity=0).best_score_ == max(scores)
 
 
-def test_fit_summary_prints_a_text(
-    multiclass: SemanticSegmentor, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fit_summary_shows_a_text(multiclass: SemanticSegmentor, caplog: pytest.LogCaptureFixture) -> None:
     multiclass.fit_summary()
-    shown = capsys.readouterr()
-    text = shown.out + shown.err
+    text = caplog.text  # on stderr, where no logging is configured
     assert "Plan: " in text and "Models trained: 1" in text and "Time: " in text
 
 

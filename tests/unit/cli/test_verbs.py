@@ -1,0 +1,144 @@
+"""fit, predict, evaluate, leaderboard: one model, made and used through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from semseg_automl import SemanticSegmentor
+from semseg_automl.cli import main
+from tests.unit.cli.conftest import TINY, Place
+
+
+def test_evaluate_prints_what_the_estimator_answers(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(place.model), str(place.test), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == SemanticSegmentor.load(place.model, verbosity=0).evaluate(place.test)
+    assert main(["evaluate", str(place.model), str(place.test)]) == 0
+    lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert lines == {name: f"{value:.4f}" for name, value in said.items()}
+
+
+def test_evaluate_per_class_and_per_image(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(place.model), str(place.test), "--json", "--per-class"]) == 0
+    classes = json.loads(capsys.readouterr().out)
+    assert len(classes) == 3 and {"name", "iou"} <= set(classes[0])
+    assert main(["evaluate", str(place.model), str(place.test), "--json", "--per-image"]) == 0
+    pictures = json.loads(capsys.readouterr().out)
+    assert [row["row"] for row in pictures] == [0, 1, 2] and "mean_iou" in pictures[0]
+    assert main(["evaluate", str(place.model), str(place.test), "--per-class"]) == 0
+    assert "iou" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_predict_writes_a_mask_per_picture(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seg = SemanticSegmentor.load(place.model, verbosity=0)
+    expected = seg.predict(place.test)
+    for number, data in enumerate(([str(place.test)], place.pictures, place.pictures[:1])):
+        out = tmp_path / str(number)
+        assert main(["predict", str(place.model), *data, "--output-dir", str(out)]) == 0
+        count = 1 if number == 2 else 3
+        assert capsys.readouterr().out == f"{count} mask{'' if count == 1 else 's'} in {out}\n"
+        files = sorted(out.iterdir())
+        assert [f.stem for f in files] == [Path(p).stem for p in place.pictures][:count]
+        for file, mask in zip(files, expected, strict=False):
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), mask)
+
+
+def test_leaderboard(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["leaderboard", str(place.model), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    frame = SemanticSegmentor.load(place.model, verbosity=0).leaderboard()
+    assert [row["model"] for row in rows] == list(frame["model"])
+    assert list(rows[0]) == list(frame.columns)
+    assert main(["leaderboard", str(place.model)]) == 0
+    text = capsys.readouterr().out
+    assert all(model in text for model in frame["model"]) and "NaN" not in text
+
+
+def test_a_folder_that_holds_a_model_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = ["--image", "pic", "--label", "seg"]
+    line = ["fit", str(place.train), "--path", str(place.model), "--time-limit", "5", "-qq"]
+    assert main([*line, *columns, *TINY]) == 2
+    assert "already holds a model" in capsys.readouterr().err
+
+
+def test_fit_passes_every_argument_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, object] = {}
+
+    def fit(self: SemanticSegmentor, train_data: object, **arguments: object) -> SemanticSegmentor:
+        seen.update(train_data=train_data, **arguments, **self.get_params())
+        self.eval_metric_, self.best_score_, self.path_ = "iou", 0.5, tmp_path / "m"
+        return self
+
+    monkeypatch.setattr(SemanticSegmentor, "fit", fit)
+    line = (
+        "fit t.csv --time-limit 9 --path m --tuning-data v.csv --presets high_quality --backbone sam_vit_b "
+        "--hyperparameters rank=[2,4] --problem-type binary --image a --label b --seed 3 --devices 0,1 "
+        "--no-search --init-from old --resume -q"
+    )
+    assert main(line.split()) == 0
+    assert capsys.readouterr().out == f"iou on validation: 0.5000\nmodel: {tmp_path / 'm'}\n"
+    expected = {
+        "train_data": "t.csv",
+        "time_limit": 9.0,
+        "path": "m",
+        "tuning_data": "v.csv",
+        "presets": "high_quality",
+        "backbone": "sam_vit_b",
+        "hyperparameters": {"rank": [2, 4]},
+        "problem_type": "binary",
+        "image": "a",
+        "label": "b",
+        "random_state": 3,
+        "devices": [0, 1],
+        "hyperparameter_tune_kwargs": None,
+        "init_from": "old",
+        "resume": True,
+        "verbosity": 1,
+    }
+    assert {name: seen[name] for name in expected} == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a console's Ctrl-C can't be sent to one process there")
+def test_ctrl_c_keeps_the_best_model(textures: pd.DataFrame, tmp_path: Path) -> None:
+    table, model = tmp_path / "train.csv", tmp_path / "model"
+    textures.to_csv(table, index=False)
+    code = "import sys; from semseg_automl.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    line = [
+        "fit",
+        str(table),
+        "--path",
+        str(model),
+        "--time-limit",
+        "100",
+        "--backbone",
+        "sam_tiny",
+        "--no-search",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    assert process.stderr is not None
+    while "Model folder" not in process.stderr.readline() and time.monotonic() < deadline:
+        pass
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert f"model: {model}" in out and "Traceback" not in err
+    assert (model / "current.json").is_file()

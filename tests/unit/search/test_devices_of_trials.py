@@ -1,0 +1,57 @@
+"""Which devices train what: a search's trials the first one, everything else all."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from semseg_automl.core.config import RunConfig
+from semseg_automl.search import run
+from semseg_automl.search.budget import Budget, Interrupt
+from semseg_automl.search.request import FitRequest, TuneSettings
+from semseg_automl.search.space import Int
+from semseg_automl.search.trial import Attempt, _remedy
+from semseg_automl.training.job import TrainJob
+
+
+def _job(**changes: Any) -> TrainJob:
+    empty: Any = None
+    parts = {"label_map": empty, "train": empty, "val": empty, "weights": empty, "eval_metric": "iou"}
+    return TrainJob(**{**parts, "config": RunConfig(), "device_ids": (2, 3, 5), "max_steps": 100, **changes})
+
+
+def test_trials_run_on_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def run_trial(job: TrainJob, _hooks: Any) -> Attempt:
+        seen.append(job.device_ids)
+        return Attempt(result=None, reason="for the test", seconds=0.0)
+
+    monkeypatch.setattr(run, "run_trial", run_trial)
+    plan: Any = SimpleNamespace(
+        config=RunConfig(), spaces={"rank": Int(2, 4)}, trials=2, horizon=math.inf, reserve=0.0, finish=0.0
+    )
+    request = FitRequest(config=RunConfig(), tune=TuneSettings(num_trials=2))
+    run._search(
+        request, _job(), Budget(None), Interrupt(), run.Outcome(plan=plan), lambda _o: None, lambda _e: None
+    )
+    assert seen == [(2,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "steps"),
+    [(60.0, (), 300), (None, (), 100), (60.0, ("max_epochs",), 100)],
+    ids=["clock", "no limit", "epochs"],
+)
+def test_more_devices_may_do_more_steps(limit: float | None, given: tuple[str, ...], steps: int) -> None:
+    request = FitRequest(config=RunConfig(), given=frozenset(given))
+    assert run._for_all_devices(_job(), request, Budget(limit)).max_steps == steps
+
+
+def test_out_of_memory_halves_what_one_device_holds() -> None:
+    job = _job(config=RunConfig().replace(batch_size=11))  # 4 pictures on each of 3 devices
+    changed, _ = _remedy(job, RuntimeError("CUDA out of memory"))
+    assert changed is not None and changed.micro_batch_size == 2

@@ -1,0 +1,163 @@
+"""The plan as a table of cases: facts in, sizes, steps and trials out; no clock, no data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from semseg_automl.core.config import RunConfig
+from semseg_automl.search.planner import (
+    MAX_CROP,
+    MAX_SIDE,
+    MAX_STEPS,
+    MAX_TRIALS,
+    MIN_SIDE,
+    STRIDE,
+    WANTED_SAMPLES,
+    Fingerprint,
+    Plan,
+    Probe,
+    make_plan,
+    natural_side,
+    train_crop,
+    train_pixels,
+)
+from semseg_automl.search.request import FitRequest, TuneSettings
+from semseg_automl.search.space import Categorical, Real
+
+FACTS = Fingerprint(n_train=400, n_val=60, height=288, width=384, n_classes=2, foreground=0.1)
+TINY_SET = replace(FACTS, n_train=8, n_val=2, height=64, width=80)
+HUGE = replace(FACTS, height=3000, width=4000)
+LAPTOP = Probe(train_seconds_per_mpx=1.6, predict_seconds_per_mpx=0.5)
+GPU = Probe(train_seconds_per_mpx=0.01, predict_seconds_per_mpx=0.004, precision="bf16-mixed")
+
+
+def plan(facts: Fingerprint = FACTS, probe: Probe = LAPTOP, seconds: float = 600.0, **request: Any) -> Plan:
+    hyper = request.pop("hyper", {})
+    given = FitRequest(config=RunConfig().replace(**hyper), given=frozenset(hyper), **request)
+    return make_plan(given, facts, probe, seconds)
+
+
+def side(found: Plan) -> int:
+    size = found.config.model.image_size
+    assert isinstance(size, int)
+    return size
+
+
+@pytest.mark.parametrize("facts", [FACTS, TINY_SET, HUGE, replace(FACTS, height=500, width=31)])
+@pytest.mark.parametrize("probe", [LAPTOP, GPU])
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 5.0, 600.0, 36000.0, math.inf])
+def test_every_plan_is_possible(facts: Fingerprint, probe: Probe, seconds: float) -> None:
+    found = plan(facts, probe, seconds)
+    assert MIN_SIDE <= side(found) <= MAX_SIDE and side(found) % STRIDE == 0
+    h, w = found.config.optim.crop_size  # type: ignore[misc]
+    assert h % STRIDE == w % STRIDE == 0 and max(h, w) <= min(MAX_CROP, side(found) + STRIDE)
+    assert found.max_steps >= 1 and found.trials >= 1 and found.reasons
+    assert found.precision == probe.precision
+    assert found.horizon * found.trials + found.finish <= seconds + 1e-6 or seconds == math.inf
+    assert found == plan(facts, probe, seconds)  # pure
+    assert bool(found.spaces) == (found.trials > 1)
+
+
+def test_tiny_set() -> None:
+    found = plan(TINY_SET)
+    assert side(found) == MIN_SIDE and found.config.optim.crop_size == (224, 256)
+    assert found.trials == 1 and found.horizon == 600.0 and found.finish == 0.0
+    assert found.reasons[-1] == "1 model: the time holds one decent training"
+
+
+def test_huge_pictures_shrink_until_the_time_holds_a_decent_training() -> None:
+    slow, fast = plan(HUGE, LAPTOP), plan(HUGE, GPU)
+    assert side(fast) == MAX_SIDE and side(slow) < side(fast)
+    sample = train_pixels(HUGE, side(slow), slow.config.optim.crop_size) * LAPTOP.train_seconds_per_mpx
+    assert side(slow) == MIN_SIDE or 600.0 / sample >= WANTED_SAMPLES
+    assert fast.config.optim.crop_size == (MAX_CROP, MAX_CROP)
+
+
+def test_more_time_never_means_smaller_pictures() -> None:
+    for facts in (FACTS, HUGE):
+        sides = [side(plan(facts, LAPTOP, t)) for t in (5, 60, 300, 600, 1200, 3600, 36000)]
+        assert sides == sorted(sides)
+
+
+def test_short_limit() -> None:
+    found = plan(seconds=5.0)
+    assert (side(found), found.trials, found.horizon) == (MIN_SIDE, 1, 5.0)
+
+
+def test_long_limit_on_a_fast_machine_is_a_search_with_room_to_finish() -> None:
+    found = plan(probe=GPU, seconds=600.0)
+    assert 2 <= found.trials <= MAX_TRIALS and set(found.spaces) == {"rank", "num_experts", "learning_rate"}
+    assert found.finish == pytest.approx(0.15 * 600) and found.horizon == pytest.approx(
+        0.85 * 600 / found.trials
+    )
+    assert plan(probe=GPU, seconds=1e6).trials == MAX_TRIALS
+    assert plan(probe=GPU, seconds=600.0, finish_share=0.3).finish == pytest.approx(180.0)
+
+
+def test_steps_follow_the_clock_or_the_epochs() -> None:
+    assert plan(seconds=600.0).max_steps == MAX_STEPS  # the clock ends it earlier
+    assert plan(seconds=math.inf).max_steps == 30 * 400 / 4
+    assert plan(seconds=600.0, hyper={"max_epochs": 2}).max_steps == 2 * 400 / 4
+    assert plan(seconds=math.inf, hyper={"max_epochs": 1, "batch_size": 3}).max_steps == 134
+
+
+@pytest.mark.parametrize("size", [96, 1500, (64, 320)])
+def test_a_fixed_image_size_is_respected(size: Any) -> None:
+    found = plan(hyper={"image_size": size})
+    assert found.config.model.image_size == size and found.config.optim.crop_size is None
+    assert not [r for r in found.reasons if r.startswith("image_size")]
+
+
+def test_a_fixed_crop_is_respected() -> None:
+    assert plan(hyper={"crop_size": 128}).config.optim.crop_size == 128
+    assert plan(hyper={"crop_size": None}).config.optim.crop_size is None
+
+
+def test_size_factor_of_a_preset_stays_in_bounds() -> None:
+    factors = [natural_side(FACTS, f) for f in (0.5, 1.0, 1.25, 1.5, 9.0)]
+    assert factors == [288, 576, 704, 864, MAX_SIDE]
+    assert natural_side(TINY_SET, 0.5) == MIN_SIDE
+    assert side(plan(probe=GPU, size_factor=1.25)) == 704
+
+
+def test_what_the_user_fixed_is_not_searched() -> None:
+    found = plan(probe=GPU, hyper={"rank": 4, "learning_rate": 1e-3})
+    assert set(found.spaces) == {"num_experts"} and found.config.adapter.rank == 4
+    everything = plan(probe=GPU, hyper={"rank": 4, "learning_rate": 1e-3, "num_experts": 2})
+    assert everything.trials == 1 and everything.reasons[-1] == "1 model: nothing is left to search"
+
+
+@pytest.mark.parametrize(
+    ("request_", "seconds", "trials"),
+    [
+        ({"tune": None}, 1e6, 1),  # no search
+        ({"tune": TuneSettings(num_trials=7)}, 5.0, 7),  # as asked
+        ({"tune": TuneSettings(num_trials=1)}, 1e6, 1),
+        ({"tune": TuneSettings(num_trials=3)}, math.inf, 3),
+        ({}, 5.0, 1),  # the planner decides: no room
+        ({"spaces": {"rank": Categorical(2, 4)}}, 5.0, 2),  # asked for: at least two
+        ({"auto_tune": False}, 5.0, 2),
+        ({"hyper": {"max_epochs": 1}}, math.inf, 1),  # exactly max_epochs
+        ({"hyper": {"max_epochs": 1}}, 1e6, MAX_TRIALS),  # each trial is one short epoch
+        ({"hyper": {"max_epochs": 1000}}, 600.0, 1),  # not two of these
+    ],
+)
+def test_number_of_trials(request_: dict[str, Any], seconds: float, trials: int) -> None:
+    assert plan(seconds=seconds, **request_).trials == trials
+
+
+def test_a_users_space_replaces_the_default_one() -> None:
+    spaces = {"learning_rate": Real(1e-4, 1e-3)}
+    assert plan(probe=GPU, spaces=spaces).spaces == spaces
+
+
+def test_crops_are_the_median_picture_in_strides() -> None:
+    assert train_crop(FACTS, 384) == (288, 384)
+    assert train_crop(replace(FACTS, height=300), 384) == (320, 384)
+    assert train_crop(HUGE, 1024) == (MAX_CROP, MAX_CROP)
+    assert train_pixels(FACTS, 384, None) == pytest.approx(288 * 384 / 1e6)
+    assert train_pixels(FACTS, 384, 100) == pytest.approx(128 * 128 / 1e6)
