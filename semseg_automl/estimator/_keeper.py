@@ -81,7 +81,7 @@ class Keeper:
         best = outcome.best
         if best is None or outcome.best_config is None:
             return
-        if self.earlier is not None and best.score <= self.earlier.model.score:
+        if self.earlier is not None and not _better(best.score, self.earlier.model.score):
             return
         info = {
             **self.facts,
@@ -176,6 +176,11 @@ class Keeper:
                 limit,
                 total,
             )
+
+
+def _better(new: float, old: float) -> bool:
+    """Greater, or the first score that is defined."""
+    return new > old or (math.isnan(old) and not math.isnan(new))
 
 
 def _numbered_name(name: str, run: int) -> str:

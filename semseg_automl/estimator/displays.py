@@ -38,9 +38,11 @@ PALETTE = np.array(
 
 
 def class_colours(n_classes: int) -> np.ndarray:
-    """(K, 3) uint8 colours; the palette repeats darker beyond its length."""
-    repeats = np.arange(n_classes) // len(PALETTE)
-    return (PALETTE[np.arange(n_classes) % len(PALETTE)] / (1 + repeats[:, None])).astype(np.uint8)
+    """(K, 3) uint8 colours; beyond its length the palette repeats darker, without its black."""
+    repeats, at = np.divmod(np.arange(n_classes) - 1, len(PALETTE) - 1)
+    colours = PALETTE[1 + at] / (1 + repeats[:, None].clip(0))
+    colours[:1] = PALETTE[0]
+    return colours.astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ def build_segmenter(
     adapters = inject(encoder, encoder.sites(), config.adapter, seed)
     head = build_head(config.model, num_outputs, encoder, tensors, seed)
     segmenter = Segmenter(encoder, head, adapters).eval()
-    _log.info("%s: %s", spec.name, ", ".join(f"{k} {v:,}" for k, v in segmenter.parameter_report().items()))
+    _log.debug("%s: %s", spec.name, ", ".join(f"{k} {v:,}" for k, v in segmenter.parameter_report().items()))
     return segmenter
 
 

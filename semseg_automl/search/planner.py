@@ -76,7 +76,7 @@ def side_of(size: ImageSize) -> int:
 
 
 def natural_side(print_: Fingerprint, factor: float = 1.0) -> int:
-    """Long side that suits the pictures if time is no object: enlarged by 1.5, within 256..1024.
+    """Long side that suits the pictures if time is no object: enlarged by 1.5, MIN_SIDE to MAX_SIDE.
 
     ``factor`` is the preset's; it stays within the same bounds.
     """

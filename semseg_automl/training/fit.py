@@ -126,6 +126,9 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
     train_set, val_set = make_datasets(job, world)
     segmenter = make_segmenter(job)
     segmenter.train()  # Lightning leaves modes as they are: gates need their noise and balance loss
+    if rank == 0:
+        parts = ", ".join(f"{name} {count:,}" for name, count in segmenter.parameter_report().items())
+        _LOG.info("Parameters: %s.", parts)
     optim = job.config.optim
     max_steps = job.max_steps or math.ceil(optim.max_epochs * len(train_set) / optim.batch_size)
     pacer = Pacer(hooks, max_steps)

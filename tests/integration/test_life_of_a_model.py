@@ -104,6 +104,18 @@ def test_pickle_after_a_search(textures: pd.DataFrame, tmp_path: Path) -> None:
     assert len(copy.study_.trials) == 2 and same_masks(copy.predict(textures), seg.predict(textures))
 
 
+def test_the_same_seed_and_epochs_give_a_bit_equal_model(
+    multiclass: SemanticSegmentor, textures: pd.DataFrame, tmp_path: Path
+) -> None:
+    again = tiny(tmp_path / "m").fit(textures, **NO_SEARCH)
+    first, second = multiclass._model.state, again._model.state
+    for old, new in ((first.adapter, second.adapter), (first.head, second.head)):
+        assert old.keys() == new.keys() and all(old[k].equal(new[k]) for k in old)
+    assert same_masks(again.predict(textures), multiclass.predict(textures))
+    other = tiny(tmp_path / "o", random_state=1).fit(textures, **NO_SEARCH)
+    assert not all(first.head[k].equal(other._model.state.head[k]) for k in first.head)
+
+
 def test_output_folder_skips_what_is_finished(
     multiclass: SemanticSegmentor, textures: pd.DataFrame, tmp_path: Path
 ) -> None:

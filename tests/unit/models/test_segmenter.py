@@ -177,3 +177,48 @@ def test_probabilities_sum_to_one(outputs: int) -> None:
     torch.testing.assert_close(found.sum(0), torch.ones(5, 6))
     if outputs == 1:
         torch.testing.assert_close(found[1], logits[0].sigmoid())
+
+
+def test_outputs_of_another_model_are_mapped_by_class() -> None:
+    """Old classes keep their logits whatever the order, new ones start as this model would."""
+    old, new = tiny(3), tiny(4, seed=5)
+    with torch.no_grad():
+        for parameter in old.trainable_parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    adapter, head = old.trainable_state()
+    fresh = new.trainable_state()[1]
+    mapped = new.map_head_state(head, [2, 0, -1, 1])
+    assert all(torch.equal(v, new.trainable_state()[1][k]) for k, v in fresh.items())  # nothing is loaded
+    assert torch.equal(mapped["mask_tokens"][:2], head["mask_tokens"][[2, 0]])
+    for name in ("mask_tokens", "hyper.weights.0", "hyper.biases.2"):
+        assert torch.equal(mapped[name][2], fresh[name][2])
+    new.load_trainable_state(adapter, mapped)
+    # one class alone: its token meets itself only, so its logits are exactly the old model's
+    single_old, single_new = tiny(1), tiny(1, seed=3)
+    for segmenter, source in ((single_old, [1]), (single_new, [3])):
+        state = head if segmenter is single_old else mapped
+        segmenter.load_trainable_state(adapter, segmenter.map_head_state(state, source))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(single_old(images), single_new(images))
+
+
+def test_mapping_the_identity_changes_nothing() -> None:
+    head = tiny(3).trainable_state()[1]
+    mapped = tiny(3, seed=9).map_head_state(head, [0, 1, 2])
+    assert mapped.keys() == head.keys() and all(torch.equal(mapped[k], v) for k, v in head.items())
+
+
+@pytest.mark.parametrize("source", [[0, 1], [0, 1, 2, 3], [0, 1, 3], [0, 1, -2]])
+def test_a_mapping_that_does_not_fit_is_refused(source: list[int]) -> None:
+    head = tiny(3).trainable_state()[1]
+    with pytest.raises(ArtifactError, match="3 outputs can't be taken from"):
+        tiny(3).map_head_state(head, source)
+
+
+def test_only_heads_with_an_output_per_class_can_be_mapped() -> None:
+    queries = tiny(3, head="mask_classification")
+    with pytest.raises(ArtifactError, match="Only head='semantic'"):
+        queries.map_head_state(queries.trainable_state()[1], [0, 1, 2])
+    with pytest.raises(ArtifactError, match="classifier"):
+        tiny(3).map_head_state(queries.trainable_state()[1], [0, 1, 2])

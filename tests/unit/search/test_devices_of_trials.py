@@ -41,16 +41,6 @@ def test_trials_run_on_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None
     assert seen == [(2,), (2,)]
 
 
-@pytest.mark.parametrize(
-    ("limit", "given", "steps"),
-    [(60.0, (), 300), (None, (), 100), (60.0, ("max_epochs",), 100)],
-    ids=["clock", "no limit", "epochs"],
-)
-def test_more_devices_may_do_more_steps(limit: float | None, given: tuple[str, ...], steps: int) -> None:
-    request = FitRequest(config=RunConfig(), given=frozenset(given))
-    assert run._for_all_devices(_job(), request, Budget(limit)).max_steps == steps
-
-
 def test_out_of_memory_halves_what_one_device_holds() -> None:
     job = _job(config=RunConfig().replace(batch_size=11))  # 4 pictures on each of 3 devices
     changed, _ = _remedy(job, RuntimeError("CUDA out of memory"))

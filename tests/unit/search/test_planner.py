@@ -10,6 +10,8 @@ import pytest
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.search.planner import (
+    LEAST_SAMPLES,
+    LEAST_SIDE,
     MAX_CROP,
     MAX_SIDE,
     MAX_STEPS,
@@ -52,7 +54,7 @@ def side(found: Plan) -> int:
 @pytest.mark.parametrize("seconds", [0.0, 1.0, 5.0, 600.0, 36000.0, math.inf])
 def test_every_plan_is_possible(facts: Fingerprint, probe: Probe, seconds: float) -> None:
     found = plan(facts, probe, seconds)
-    assert MIN_SIDE <= side(found) <= MAX_SIDE and side(found) % STRIDE == 0
+    assert LEAST_SIDE <= side(found) <= MAX_SIDE and side(found) % STRIDE == 0
     h, w = found.config.optim.crop_size  # type: ignore[misc]
     assert h % STRIDE == w % STRIDE == 0 and max(h, w) <= min(MAX_CROP, side(found) + STRIDE)
     assert found.max_steps >= 1 and found.trials >= 1 and found.reasons
@@ -64,16 +66,16 @@ def test_every_plan_is_possible(facts: Fingerprint, probe: Probe, seconds: float
 
 def test_tiny_set() -> None:
     found = plan(TINY_SET)
-    assert side(found) == MIN_SIDE and found.config.optim.crop_size == (224, 256)
+    assert side(found) == MIN_SIDE and found.config.optim.crop_size == train_crop(TINY_SET, MIN_SIDE)
     assert found.trials == 1 and found.horizon == 600.0 and found.finish == 0.0
     assert found.reasons[-1] == "1 model: the time holds one decent training"
 
 
 def test_huge_pictures_shrink_until_the_time_holds_a_decent_training() -> None:
-    slow, fast = plan(HUGE, LAPTOP), plan(HUGE, GPU)
+    slow, fast = plan(HUGE, LAPTOP, 120.0), plan(HUGE, GPU, 120.0)
     assert side(fast) == MAX_SIDE and side(slow) < side(fast)
     sample = train_pixels(HUGE, side(slow), slow.config.optim.crop_size) * LAPTOP.train_seconds_per_mpx
-    assert side(slow) == MIN_SIDE or 600.0 / sample >= WANTED_SAMPLES
+    assert 120.0 / sample >= (WANTED_SAMPLES if side(slow) > MIN_SIDE else LEAST_SAMPLES)
     assert fast.config.optim.crop_size == (MAX_CROP, MAX_CROP)
 
 
@@ -85,7 +87,7 @@ def test_more_time_never_means_smaller_pictures() -> None:
 
 def test_short_limit() -> None:
     found = plan(seconds=5.0)
-    assert (side(found), found.trials, found.horizon) == (MIN_SIDE, 1, 5.0)
+    assert (side(found), found.trials, found.horizon) == (LEAST_SIDE, 1, 5.0)
 
 
 def test_long_limit_on_a_fast_machine_is_a_search_with_room_to_finish() -> None:
@@ -119,7 +121,7 @@ def test_a_fixed_crop_is_respected() -> None:
 
 def test_size_factor_of_a_preset_stays_in_bounds() -> None:
     factors = [natural_side(FACTS, f) for f in (0.5, 1.0, 1.25, 1.5, 9.0)]
-    assert factors == [288, 576, 704, 864, MAX_SIDE]
+    assert factors == [MIN_SIDE, 576, 704, 864, MAX_SIDE]
     assert natural_side(TINY_SET, 0.5) == MIN_SIDE
     assert side(plan(probe=GPU, size_factor=1.25)) == 704
 

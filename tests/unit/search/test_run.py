@@ -114,7 +114,7 @@ def test_a_finish_that_is_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("limit", [5.0, 30.0, 600.0, 7200.0])
-@pytest.mark.parametrize("scores", [[], ["pruned"] * 500, ["failed"] + [0.2] * 500])
+@pytest.mark.parametrize("scores", [[], ["pruned"] * 500, [0.1, "failed"] + [0.2] * 500])
 def test_the_deadline_is_kept(limit: float, scores: list, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(scores)
     outcome, _ = search(machine, monkeypatch, limit)

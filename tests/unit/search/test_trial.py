@@ -60,9 +60,11 @@ def test_out_of_memory_halves_the_micro_batch(error: Exception, monkeypatch: pyt
 
 
 def test_nan_in_bfloat16_is_tried_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, jobs = attempt([TrainingError("the loss is nan."), 0.5], monkeypatch)
+    error = TrainingError("the loss is nan.")
+    error.__cause__ = FloatingPointError("the loss is nan")
+    found, jobs = attempt([error, 0.5], monkeypatch)
     assert found.result is not None and [j.precision for j in jobs] == ["bf16-mixed", "32-true"]
-    found, jobs = attempt([TrainingError("the loss is nan.")], monkeypatch, replace(JOB, precision="32-true"))
+    found, jobs = attempt([error], monkeypatch, replace(JOB, precision="32-true"))
     assert found.result is None and "the loss is nan" in found.reason and len(jobs) == 1
 
 

@@ -103,13 +103,11 @@ def test_validations_take_about_a_tenth_of_the_run(monkeypatch: pytest.MonkeyPat
 
 def test_without_a_limit_the_schedule_is_of_counts_not_of_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the same seed would keep another checkpoint on another machine."""
-    runs = [
-        Run(monkeypatch, max_steps=60, step=step, validation=validation)
-        for step, validation in ((0.01, 3.0), (2.0, 0.001))
-    ]
-    for run in runs:
-        run.coach.batch_size = 4
-        run.go()
+    runs = []
+    for step, validation in ((0.01, 3.0), (2.0, 0.001)):
+        runs.append(Run(monkeypatch, max_steps=60, step=step, validation=validation))
+        runs[-1].coach.batch_size = 4
+        runs[-1].go()
     assert runs[0].validated == runs[1].validated and len(runs[0].validated) > 5
     assert runs[0].coach.state == "finished" and runs[0].validated[-1] == 60
 

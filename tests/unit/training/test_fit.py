@@ -87,7 +87,8 @@ def test_training_learns(make_job: Make) -> None:
 
 def test_only_adapters_and_head_change(make_job: Make) -> None:
     job = make_job()
-    start = ModelState(*make_segmenter(job).trainable_state())
+    adapter, head = make_segmenter(job).trainable_state()
+    start = ModelState(adapter=adapter, head=head)
     end = train(job).model
     assert tensors(start).keys() == tensors(end).keys()
     changed = {k for k, v in tensors(end).items() if not torch.equal(v, tensors(start)[k])}

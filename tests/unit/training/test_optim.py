@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_after_the_warm_up_no_schedule_rises() -> None:
     for schedule in SCHEDULES:
         config = OptimConfig(schedule=schedule)
         factors = [learning_rate_factor(f, config) for f in np.linspace(config.warmup, 1, 50)]
-        assert all(b <= a for a, b in zip(factors, factors[1:], strict=False))
+        assert all(b <= a for a, b in itertools.pairwise(factors))
 
 
 def test_unknown_names_are_refused_with_a_guess() -> None:
