@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from semseg_automl.estimator._resolve import find_preset, resolve_request
 from semseg_automl.estimator._tables import Tables, prepare_tables
 from semseg_automl.metrics.registry import resolve_metric
 from semseg_automl.models.checkpoints import ResolvedWeights, resolve_weights
+from semseg_automl.models.choose import choose_backbone
 from semseg_automl.models.devices import DeviceChoice, pick_devices
 from semseg_automl.search.budget import Budget, catch_interrupt
 from semseg_automl.search.facts import fingerprint
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
 
 _LOG = get_logger("estimator")
-_DEFAULT_BACKBONE = "mobile_sam"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def fit_segmentor(seg: SemanticSegmentor, args: FitArguments) -> Fitted:
         seed=seg.random_state,
     )
     metric = resolve_metric(seg.eval_metric, tables.label_map.problem_type).name
-    weights = resolve_weights(_DEFAULT_BACKBONE if seg.backbone == "auto" else seg.backbone)
+    weights = resolve_weights(_backbone(seg, devices))
     folder = _store.choose_folder(seg.path, resume=args.resume, is_clone=getattr(seg, "_is_clone", False))
     request = replace(
         request, eval_metric=metric, folder=folder, config=request.config.replace(backbone=weights.name)
@@ -134,6 +135,15 @@ def _time_limit(given: float | None, request: FitRequest) -> float | None:
         DEFAULT_SEARCH_SECONDS,
     )
     return DEFAULT_SEARCH_SECONDS
+
+
+def _backbone(seg: SemanticSegmentor, devices: DeviceChoice) -> str | os.PathLike[str]:
+    """The backbone that was asked for, or this machine's choice, logged."""
+    if seg.backbone != "auto":
+        return seg.backbone
+    name, reason = choose_backbone(devices)
+    _LOG.info("Backbone: %s, %s.", name, reason)
+    return name
 
 
 def _columns(seg: SemanticSegmentor) -> dict[str, str]:

@@ -181,6 +181,7 @@ class SemanticSegmentor(BaseEstimator):
         with logging_at(self.verbosity):
             fitted = fit_segmentor(self, arguments)
         self._predictor: Predictor | None = None
+        self._devices = devices
         self.study_ = fitted.study
         self._adopt(fitted.model, fitted.folder, fitted.rows, fitted.summary)
         return self
@@ -376,7 +377,7 @@ class SemanticSegmentor(BaseEstimator):
         from semseg_automl.inference.predict import Predictor
         from semseg_automl.models.devices import pick_devices, prepare_cpu
 
-        device = pick_devices("auto")
+        device = pick_devices(getattr(self, "_devices", "auto"))
         if device.kind == "cpu":
             prepare_cpu()
         model = self._model

@@ -46,10 +46,16 @@ class Outcome:
         if result is None:
             return False
         self.step_seconds += result.train_seconds + result.val_seconds
-        better = self.best is None or math.isnan(self.best.score) or result.score > self.best.score
+        better = self.best is None or _rank(result) > _rank(self.best)
         if better:
             self.best, self.best_config, self.best_name = result, config, name
         return better
+
+
+def _rank(result: TrainResult) -> tuple[bool, bool, float]:
+    """Models in order: defined scores first, then scores of all validation pictures, then the score."""
+    defined = not math.isnan(result.score)
+    return defined, result.complete, result.score if defined else 0.0
 
 
 def row_of(name: str, config: RunConfig, attempt: Attempt) -> ModelRow:

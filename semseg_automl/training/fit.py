@@ -243,4 +243,5 @@ def _result(
         n_trainable=sum(p.numel() for p in module.segmenter.trainable_parameters()),
         history=tuple(coach.history),
         never_predicted=best.never_predicted,
+        complete=best.complete,
     )

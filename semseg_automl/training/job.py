@@ -77,9 +77,10 @@ class Hooks:
 class TrainResult:
     """What a run ended with.
 
-    ``state``: "finished", "time", "pruned", "interrupted" or "nan". ``score`` is the eval metric on the
-    validation pictures (greater is better), ``threshold`` the binary decision threshold chosen
-    there. ``history`` holds (step, seconds since start, score). Seconds are wall clock.
+    ``state``: "finished", "time", "pruned", "interrupted" or "nan". ``score`` is the eval metric on
+    the validation pictures (greater is better), ``threshold`` the binary decision threshold chosen
+    there; ``complete`` is False where the clock let only some of the pictures be scored. ``history``
+    holds (step, seconds since start, score). Seconds are wall clock.
     """
 
     state: str
@@ -98,3 +99,4 @@ class TrainResult:
     n_trainable: int
     history: tuple[tuple[int, float, float], ...] = field(default=())
     never_predicted: tuple[int, ...] = ()
+    complete: bool = True

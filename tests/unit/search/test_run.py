@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,12 @@ def test_a_score_that_is_undefined_is_better_than_nothing_and_worse_than_any() -
     ]
     assert better == [True, True, False, False, True]
     assert outcome.step_seconds == pytest.approx(5 * 0.9)
+
+
+def test_a_score_of_part_of_the_pictures_never_beats_one_of_all() -> None:
+    empty: Any = None
+    outcome, config = Outcome(plan=empty), RunConfig()
+    partial = replace(result(0.9), complete=False)
+    assert outcome.add("partial", config, Attempt(result=partial, reason="", seconds=1.0))
+    assert outcome.add("all", config, Attempt(result=result(0.2), reason="", seconds=1.0))
+    assert not outcome.add("partial again", config, Attempt(result=partial, reason="", seconds=1.0))
