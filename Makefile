@@ -1,5 +1,6 @@
 # make demo   fine-tune on a little generated problem (or DATA=train.csv), end with a picture
 # make test   the fast tests
+# make timing the tests that judge wall-clock time, on an idle machine
 # make lint   ruff, mypy, import contracts
 # make docs   rewrite the pages that are made from the code
 # make clean  remove caches and build products (not .venv)
@@ -12,13 +13,16 @@ DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test timing lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/semseg-automl demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+timing: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m timing
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -28,6 +32,7 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_presets.py
+	$(BIN)/python docs/make_results.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python")'

@@ -56,6 +56,8 @@ def run(name: str) -> dict[str, Any]:
     inside = seconds["steps_and_validation"]
     return {
         "experiment": spec,
+        "n_train": rows(data / "train.csv"),
+        "n_test": rows(data / "test.csv"),
         "test": {k: round(float(v), 4) for k, v in scores.items()},
         "test_iou_per_class": per_class,
         "validation_score": round(summary["score_val"], 4),
@@ -78,6 +80,11 @@ def run(name: str) -> dict[str, Any]:
         "load_average_before": load_before,
         **circumstances(),
     }
+
+
+def rows(table: Path) -> int:
+    """Number of pictures in a csv table."""
+    return len(table.read_text(encoding="utf-8").splitlines()) - 1
 
 
 def circumstances() -> dict[str, Any]:
@@ -149,6 +156,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.one:
         result = run(arguments.one)
+        result_path(arguments.one).parent.mkdir(exist_ok=True)
         result_path(arguments.one).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         return 0
     if not arguments.check:

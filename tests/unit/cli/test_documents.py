@@ -51,3 +51,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not broken
+
+
+def test_results_in_readme_are_the_benchmarks() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_results.py"))
+    current = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert current == made["page"](), "run: python docs/make_results.py"

@@ -1,0 +1,64 @@
+"""Write README's table of results from the benchmarks' JSON: ``python docs/make_results.py``. A test checks it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "README.md"
+BENCHMARK = ROOT / "benchmarks" / "quality"
+START, END = "<!-- results: written by docs/make_results.py -->\n", "<!-- /results -->"
+
+
+def section() -> str:
+    """The section's text; says so where nothing was measured yet."""
+    rows = [_row(path) for path in sorted((BENCHMARK / "experiments").glob("*.json"))]
+    rows = [row for row in rows if row]
+    if not rows:
+        return "Not published yet. [benchmarks](benchmarks/README.md) says how they are measured.\n"
+    head = ["| data set | training / test pictures | metric | test score | fit, s | s a step | peak MiB |",
+            "|---|---|---|---|---|---|---|"]  # fmt: skip
+    return "\n".join([_facts(), "", *head, *rows, ""])
+
+
+def _facts() -> str:
+    result = _results()[0]
+    hardware, versions = result["hardware"], result["versions"]
+    return (
+        f'`SemanticSegmentor(backbone="mobile_sam").fit(train, tuning_data=val, time_limit=600)`, defaults '
+        f"otherwise, seed 0, {hardware['cores']} cores ({hardware['processor']}), no GPU, torch "
+        f"{versions['torch']}; `evaluate` on the whole test table at full size. How it is measured: "
+        "[benchmarks](benchmarks/README.md)."
+    )
+
+
+def _results() -> list[dict[str, Any]]:
+    paths = sorted((BENCHMARK / "results").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def _row(experiment: Path) -> str:
+    path = BENCHMARK / "results" / experiment.name
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    spec = result["experiment"]
+    pictures = f"{result['n_train']} / {result['n_test']}"
+    cells = [
+        spec["dataset"], pictures, spec["metric"], f"{result['test'][spec['metric']]:.3f}",
+        f"{result['fit_seconds']:.0f}", f"{result['seconds_per_step']:.2f}", f"{result['peak_memory_mb']:,}",
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def page() -> str:
+    """README with its section made anew."""
+    text = TARGET.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    return before + START + section() + END + rest.split(END, 1)[1]
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page(), encoding="utf-8")
