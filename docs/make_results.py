@@ -1,4 +1,4 @@
-"""Write README's table of results from the benchmarks' JSON: ``python docs/make_results.py``. A test checks it."""
+"""Write README's table of results from the benchmarks' JSON; a test checks that it is current."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from semseg_automl.core.log import get_logger
+from semseg_automl.data.fingerprint import thinnest_class
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.labels import LabelMap, LabelScan
 from semseg_automl.search.planner import Fingerprint, Probe, natural_side
@@ -22,7 +23,7 @@ _LONG = 20.0  # seconds from which a probe of the real size, in two precisions, 
 
 
 def fingerprint(train: Samples, val: Samples, label_map: LabelMap, scan: LabelScan) -> Fingerprint:
-    """Sizes and class shares of the tables; nothing is read again."""
+    """Sizes, class shares and thinness of the tables; a few dozen masks are read again."""
     heights, widths = zip(*train.sizes, strict=True)
     counts = scan.counts(label_map.values).sum(0).astype(np.float64)
     total = counts.sum()
@@ -32,6 +33,7 @@ def fingerprint(train: Samples, val: Samples, label_map: LabelMap, scan: LabelSc
         height=int(statistics.median(heights)),
         width=int(statistics.median(widths)),
         n_classes=label_map.n_classes,
+        thinness=thinnest_class(train.masks or (), label_map),
         foreground=float(1.0 - counts.max() / total) if total else 0.0,
     )
 

@@ -16,6 +16,10 @@ LEAST_SIDE, LEAST_SAMPLES = 128, 300
 """Below ``MIN_SIDE`` only where the time would not even hold so many samples."""
 UPSCALE = 1.5
 """Pictures are enlarged up to this factor: SAM's features were learned on 1024-pixel pictures."""
+THIN = 0.02
+"""Thickness (as a share of the long side) below which a class is thin."""
+WHOLE_SIDE, WHOLE_UPSCALE = 512, 1.25
+"""Largest long side, and largest enlargement, where nothing is thin."""
 MAX_CROP = 448
 """Side of the training crops where pictures are larger; the encoder takes any size at prediction."""
 WANTED_SAMPLES = 1500
@@ -33,7 +37,8 @@ MAX_STEPS = 100_000
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
     """Facts about the tables. ``height`` and ``width`` are medians; ``foreground`` is the share of
-    labelled pixels that are not of the most frequent class."""
+    labelled pixels that are not of the most frequent class, ``thinness`` the thickness of the
+    thinnest class as a share of the long side (``data.fingerprint.thinnest_class``)."""
 
     n_train: int
     n_val: int
@@ -41,6 +46,7 @@ class Fingerprint:
     width: int
     n_classes: int
     foreground: float
+    thinness: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +82,16 @@ def side_of(size: ImageSize) -> int:
 
 
 def natural_side(print_: Fingerprint, factor: float = 1.0) -> int:
-    """Long side that suits the pictures if time is no object: enlarged by 1.5, MIN_SIDE to MAX_SIDE.
+    """Long side that suits the pictures if time is no object, MIN_SIDE to MAX_SIDE.
 
+    Thin things (cracks, roads, poles) need pixels: enlarged by 1.5 and learned on crops. Thick ones
+    (leaves, polyps) need the whole picture in view: at most ``WHOLE_SIDE``, so that a crop holds it.
     ``factor`` is the preset's; it stays within the same bounds.
     """
     long_side = max(print_.height, print_.width)
+    if print_.thinness >= THIN:
+        side = min(WHOLE_SIDE, max(MIN_SIDE, long_side * WHOLE_UPSCALE)) * factor
+        return round(min(MAX_SIDE, max(MIN_SIDE, side)) / STRIDE) * STRIDE
     side = min(MAX_SIDE, max(MIN_SIDE, long_side * UPSCALE))
     if long_side > MAX_SIDE / UPSCALE:
         side = MAX_SIDE if long_side >= MAX_SIDE else max(long_side, int(MAX_SIDE * 0.75))
@@ -91,10 +102,11 @@ def train_crop(print_: Fingerprint, side: int) -> tuple[int, int]:
     """Size (h, w) of the training crops: the median picture at ``side``, at most ``MAX_CROP`` each way.
 
     One size for the whole table, in multiples of the network's stride, so that no batch is padded.
+    Where things are thick, crops hold the whole picture.
     """
     scale = side / max(print_.height, print_.width)
     h, w = (math.ceil(s * scale / STRIDE) * STRIDE for s in (print_.height, print_.width))
-    return min(h, MAX_CROP), min(w, MAX_CROP)
+    return (min(h, MAX_CROP), min(w, MAX_CROP)) if print_.thinness < THIN else (h, w)
 
 
 def train_pixels(print_: Fingerprint, side: int, crop: ImageSize | None) -> float:

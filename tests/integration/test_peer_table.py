@@ -20,7 +20,7 @@ from semseg_automl.estimator.presets import PRESETS
 from semseg_automl.search.planner import Fingerprint, Probe, make_plan
 from tests.integration.quick import NO_SEARCH, SMALL, python, relabelled, tiny
 
-FACTS = Fingerprint(n_train=500, n_val=50, height=480, width=640, n_classes=3, foreground=0.4)
+FACTS = Fingerprint(n_train=500, n_val=50, height=480, width=640, n_classes=3, foreground=0.4, thinness=0.01)
 FAST = Probe(train_seconds_per_mpx=0.01, predict_seconds_per_mpx=0.004)
 
 

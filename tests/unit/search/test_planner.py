@@ -19,6 +19,7 @@ from semseg_automl.search.planner import (
     MIN_SIDE,
     STRIDE,
     WANTED_SAMPLES,
+    WHOLE_SIDE,
     Fingerprint,
     Plan,
     Probe,
@@ -30,7 +31,7 @@ from semseg_automl.search.planner import (
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.space import Categorical, Real
 
-FACTS = Fingerprint(n_train=400, n_val=60, height=288, width=384, n_classes=2, foreground=0.1)
+FACTS = Fingerprint(n_train=400, n_val=60, height=288, width=384, n_classes=2, foreground=0.1, thinness=0.01)
 TINY_SET = replace(FACTS, n_train=8, n_val=2, height=64, width=80)
 HUGE = replace(FACTS, height=3000, width=4000)
 LAPTOP = Probe(train_seconds_per_mpx=1.6, predict_seconds_per_mpx=0.5)
@@ -163,3 +164,11 @@ def test_crops_are_the_median_picture_in_strides() -> None:
     assert train_crop(HUGE, 1024) == (MAX_CROP, MAX_CROP)
     assert train_pixels(FACTS, 384, None) == pytest.approx(288 * 384 / 1e6)
     assert train_pixels(FACTS, 384, 100) == pytest.approx(128 * 128 / 1e6)
+
+
+def test_thick_things_are_seen_whole_and_thin_ones_enlarged() -> None:
+    leaf = replace(FACTS, height=480, width=640, thinness=0.06)
+    whole, crops = plan(leaf), plan(replace(leaf, thinness=0.006))
+    assert side(whole) == WHOLE_SIDE and whole.config.optim.crop_size == (384, 512)
+    assert side(crops) > WHOLE_SIDE and crops.config.optim.crop_size == (MAX_CROP, MAX_CROP)
+    assert side(plan(replace(FACTS, thinness=0.06))) == 480  # 384 pixels, enlarged by 1.25

@@ -21,7 +21,7 @@ from semseg_automl.search.run import Outcome, run_search
 from semseg_automl.search.trial import Attempt
 from semseg_automl.training.job import Hooks, ModelState, TrainJob, TrainResult
 
-FACTS = Fingerprint(n_train=200, n_val=20, height=200, width=256, n_classes=2, foreground=0.2)
+FACTS = Fingerprint(n_train=200, n_val=20, height=200, width=256, n_classes=2, foreground=0.2, thinness=0.01)
 FAST = Probe(train_seconds_per_mpx=0.01, predict_seconds_per_mpx=0.004)
 
 
