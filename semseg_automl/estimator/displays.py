@@ -88,7 +88,8 @@ class MaskDisplay:
 
         known = any(t is not None for t in self.truths)
         columns = ["image", "truth", "prediction"] if known else ["image", "prediction"]
-        height = 3.0 * len(self.images) + 0.6
+        tallest = [min(2.5, image.shape[0] / image.shape[1]) for image in self.images]
+        height = 3.4 * sum(tallest) + 0.3 * len(tallest) + 0.6
         figure = Figure(figsize=(3.4 * len(columns), height), layout="constrained")
         axes = figure.subplots(len(self.images), len(columns), squeeze=False)
         for row, image in enumerate(self.images):
