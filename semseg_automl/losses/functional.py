@@ -60,9 +60,9 @@ def structure(
     rescaled here. As published, the outside of the picture counts as background in the window's
     mean. Ignored pixels are left out of both its sum and its count.
 
-    Source: Wei, Wang, Huang, "F3Net", AAAI 2020 (also PraNet, MICCAI 2020). The
-    released code of both, and AutoGluon's, passes ``reduce="none"`` to the BCE, which torch reads
-    as the mean, so there the BCE is not weighted; here it is, as printed in the paper.
+    Source: Wei, Wang, Huang, "F3Net", AAAI 2020 (also PraNet, MICCAI 2020). AutoGluon's copy passes
+    ``reduce="none"`` to the BCE, which torch reads as the mean, so there the BCE is not weighted;
+    here it is, as in the formula above.
     """
     logits, valid = _checked(logits, target)
     classes = logits.shape[1]

@@ -105,7 +105,7 @@ class TwoWayDecoder(nn.Module):
 
     def logits(self, features: EncoderOutput) -> Tensor:
         """Logits (B, K, H/4, W/4) in float32."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each head defines it
 
     def forward(self, features: EncoderOutput) -> Tensor:
         """Logits (B, K, H/4, W/4), computed in float32 under autocast too.

@@ -92,7 +92,7 @@ class AdapterLayer(nn.Module):
 
     def adapt(self, x: Tensor) -> Tensor:
         """Return the adapted output; same shapes as :meth:`forward`."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each method defines it
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name and parameter of everything that this method trains (nothing of ``base``)."""

@@ -17,7 +17,7 @@ class EncoderContract:
 
     def make(self) -> Encoder:
         """A small encoder with random weights, position tables included."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each test class defines it
 
     @pytest.mark.parametrize("size", [(64, 64), (48, 112), (16, 32)])
     def test_strides_and_channels(self, size: tuple[int, int]) -> None:

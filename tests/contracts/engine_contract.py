@@ -33,7 +33,7 @@ class EngineContract:
 
     def make(self) -> Engine:
         """The engine under test."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each test class defines it
 
     @pytest.fixture
     def run(self, textures: pd.DataFrame, tmp_path: Path) -> Run:

@@ -43,15 +43,15 @@ class Encoder(nn.Module):
 
     def sites(self) -> list[Site]:
         """Every Linear that an adapter may wrap, in the order of the blocks."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each encoder defines it
 
     def stem(self, images: Tensor) -> Tensor:
         """The part below every site: what a cache of frozen features may keep."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each encoder defines it
 
     def tail(self, stem: Tensor) -> EncoderOutput:
         """Everything after :meth:`stem`; ``tail(stem(x)) == forward(x)``."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each encoder defines it
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """Encode (B, 3, H, W) normalised float images; H, W multiples of ``multiple``."""
