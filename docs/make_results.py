@@ -18,8 +18,17 @@ def section() -> str:
     rows = [row for row in rows if row]
     if not rows:
         return "Not published yet. [benchmarks](benchmarks/README.md) says how they are measured.\n"
-    head = ["| data set | training / test pictures | metric | test score | bar | fit, s | s a step | peak MiB |",
-            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    names = (
+        "data set",
+        "training / test pictures",
+        "metric",
+        "test score",
+        "bar",
+        "fit, s",
+        "s a step",
+        "peak MiB",
+    )
+    head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     return "\n".join([_facts(), "", *head, *rows, ""])
 
 
