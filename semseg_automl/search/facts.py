@@ -12,9 +12,10 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.data.fingerprint import thinnest_class
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.labels import LabelMap, LabelScan
+from semseg_automl.models.devices import DeviceChoice
 from semseg_automl.search.planner import Fingerprint, Probe, natural_side
 from semseg_automl.training.job import TrainJob
-from semseg_automl.training.probe import time_steps
+from semseg_automl.training.probe import matmul_pays, time_steps
 
 _LOG = get_logger("search")
 _PROBE_SHARE = 0.05
@@ -48,7 +49,7 @@ def probe_speed(job: TrainJob, print_: Fingerprint, remaining: float) -> Probe:
     mpx = side * side / 1e6
     batch = min(2, job.config.optim.batch_size)
     deadline = time.perf_counter() + _PROBE_SHARE * remaining
-    both = remaining > _LONG and job.accelerator != "mps" and _has_bf16(job.accelerator)
+    both = remaining > _LONG and _may_use_bf16(job)
     precisions = ("32-true", "bf16-mixed") if both else ("32-true",)
     found = time_steps(job, (side, side), batch, precisions, deadline)
     precision, best = "32-true", found["32-true"]
@@ -62,5 +63,9 @@ def probe_speed(job: TrainJob, print_: Fingerprint, remaining: float) -> Probe:
     )
 
 
-def _has_bf16(accelerator: str) -> bool:
-    return accelerator == "cpu" or (accelerator == "cuda" and torch.cuda.is_bf16_supported())
+def _may_use_bf16(job: TrainJob) -> bool:
+    """Whether bfloat16 is worth a real step: the device has it and multiplies no slower in it."""
+    if job.accelerator == "mps" or (job.accelerator == "cuda" and not torch.cuda.is_bf16_supported()):
+        return False
+    device = DeviceChoice(job.accelerator, job.device_ids).torch_device()
+    return matmul_pays(device, torch.bfloat16)

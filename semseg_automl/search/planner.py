@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from semseg_automl.core.config import ImageSize, RunConfig
@@ -20,8 +21,9 @@ THIN = 0.02
 """Thickness (as a share of the long side) below which a class is thin."""
 WHOLE_SIDE, WHOLE_UPSCALE = 512, 1.25
 """Largest long side, and largest enlargement, where nothing is thin."""
-MAX_CROP = 448
-"""Side of the training crops where pictures are larger; the encoder takes any size at prediction."""
+MAX_CROP, MIN_CROP = 448, 320
+"""Sides of the training crops where pictures are larger; the encoder takes any size at prediction. Where
+the time is short crops shrink before pictures do: thin things vanish from a smaller picture."""
 WANTED_SAMPLES = 1500
 """Pictures (or crops) that a decent training sees; sizes shrink until the time limit holds them."""
 SEARCH_SAMPLES = 6000
@@ -98,15 +100,15 @@ def natural_side(print_: Fingerprint, factor: float = 1.0) -> int:
     return round(min(MAX_SIDE, max(MIN_SIDE, side * factor)) / STRIDE) * STRIDE
 
 
-def train_crop(print_: Fingerprint, side: int) -> tuple[int, int]:
-    """Size (h, w) of the training crops: the median picture at ``side``, at most ``MAX_CROP`` each way.
+def train_crop(print_: Fingerprint, side: int, limit: int = MAX_CROP) -> tuple[int, int]:
+    """Size (h, w) of the training crops: the median picture at ``side``, at most ``limit`` each way.
 
     One size for the whole table, in multiples of the network's stride, so that no batch is padded.
     Where things are thick, crops hold the whole picture.
     """
     scale = side / max(print_.height, print_.width)
     h, w = (math.ceil(s * scale / STRIDE) * STRIDE for s in (print_.height, print_.width))
-    return (min(h, MAX_CROP), min(w, MAX_CROP)) if print_.thinness < THIN else (h, w)
+    return (min(h, limit), min(w, limit)) if print_.thinness < THIN else (h, w)
 
 
 def train_pixels(print_: Fingerprint, side: int, crop: ImageSize | None) -> float:
@@ -124,16 +126,23 @@ def choose_size(
     """Largest side (and its crop) with which ``seconds`` hold a decent training, and why."""
     natural = natural_side(print_, factor)
     wanted = min(WANTED_SAMPLES, 60 * print_.n_train)
-    for side in range(natural, LEAST_SIDE - 1, -STRIDE):
-        crop = train_crop(print_, side)
+    for side, limit in _sizes(natural, thin=print_.thinness < THIN):
+        crop = train_crop(print_, side, limit)
         cost = train_pixels(print_, side, crop) * probe.train_seconds_per_mpx
         needed = wanted if side > MIN_SIDE else min(wanted, LEAST_SAMPLES)
         if seconds / cost >= needed:
             break
-    why = (
-        "suits the pictures" if side == natural else f"the largest with {needed} training samples in the time"
-    )
+    full = (side, limit) == (natural, MAX_CROP)
+    why = "suits the pictures" if full else f"the largest with {needed} training samples in the time"
     return side, crop, f"image_size {side}, trained on crops of {crop[0]} x {crop[1]}: {why}"
+
+
+def _sizes(natural: int, *, thin: bool) -> Iterator[tuple[int, int]]:
+    """Sides and crop limits from the best down: crops shrink first (where there are any), then sides."""
+    if thin:
+        yield from ((natural, limit) for limit in range(MAX_CROP, MIN_CROP, -STRIDE))
+    limit = MIN_CROP if thin else MAX_CROP
+    yield from ((side, limit) for side in range(natural, LEAST_SIDE - 1, -STRIDE))
 
 
 def make_plan(request: FitRequest, print_: Fingerprint, probe: Probe, remaining: float) -> Plan:

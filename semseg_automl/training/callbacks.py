@@ -21,6 +21,7 @@ _LOG = get_logger("training")
 _VALIDATION_SHARE = 0.10  # of a run's wall clock
 _MAX_VALIDATIONS = 12
 _WARM_UP_STEPS = 5
+_FEW_STEPS = 4  # between two validations, at least
 _PREDICT_COST = 0.35  # of a picture, as a share of its training step
 
 
@@ -142,7 +143,7 @@ class Coach(lightning.Callback):
             return "interrupted"
         if self._last_moment():
             return "time"
-        if self.pacer.now(step) < self._due():
+        if self.pacer.now(step) < self._due() or self._last_is_near():
             return GO_ON
         try:
             self.run_validation(module, step)
@@ -158,6 +159,14 @@ class Coach(lightning.Callback):
             return False
         per_step = self.seconds_per_step * self.accumulate
         return left - 1.1 * self.validation_estimate() <= 1.5 * per_step
+
+    def _last_is_near(self) -> bool:
+        """Whether a validation now would leave no room for training before the last one."""
+        left = self.hooks.remaining()
+        if self.best is None or not math.isfinite(left):
+            return False
+        per_step = self.seconds_per_step * self.accumulate
+        return left <= 2.2 * self.validation_estimate() + _FEW_STEPS * per_step
 
     def validation_estimate(self) -> float:
         """Seconds that a validation takes: the latest, or a guess from the step time."""

@@ -18,6 +18,8 @@ from semseg_automl.training.job import TrainJob
 from semseg_automl.training.validate import autocast
 
 _ROUNDS = 3
+_HOPELESS = 4.0
+"""A precision whose matrix product takes this many times float32's is not tried on the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,26 @@ class StepTime:
     def faster_of(self, other: StepTime) -> StepTime:
         """The smaller of each figure: disturbances only ever add."""
         return StepTime(train=min(self.train, other.train), predict=min(self.predict, other.predict))
+
+
+def matmul_pays(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a small matrix product in ``dtype`` is not far slower than in float32 on this device.
+
+    Processors without instructions for bfloat16 emulate it, tens of times slower: there one real step
+    would cost the probe more than its share of a short time limit. Takes milliseconds.
+    """
+
+    def seconds(kind: torch.dtype) -> float:
+        left, right = (torch.ones(shape, device=device, dtype=kind) for shape in ((128, 256), (256, 128)))
+        best = float("inf")
+        for _ in range(_ROUNDS + 1):  # the first one warms up
+            started = time.perf_counter()
+            torch.mm(left, right)
+            _wait(device)
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    return seconds(dtype) < _HOPELESS * seconds(torch.float32)
 
 
 def time_steps(

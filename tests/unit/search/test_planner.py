@@ -172,3 +172,14 @@ def test_thick_things_are_seen_whole_and_thin_ones_enlarged() -> None:
     assert side(whole) == WHOLE_SIDE and whole.config.optim.crop_size == (384, 512)
     assert side(crops) > WHOLE_SIDE and crops.config.optim.crop_size == (MAX_CROP, MAX_CROP)
     assert side(plan(replace(FACTS, thinness=0.06))) == 480  # 384 pixels, enlarged by 1.25
+
+
+def test_where_things_are_thin_crops_shrink_before_pictures_do() -> None:
+    roads = replace(FACTS, height=750, width=750)
+    slower = [replace(LAPTOP, train_seconds_per_mpx=s) for s in (0.5, 1.8, 2.4, 8.0)]
+    found = [plan(roads, probe) for probe in slower]
+    assert [side(f) for f in found[:3]] == [768] * 3 and side(found[3]) < 768
+    assert [f.config.optim.crop_size for f in found] == [(448, 448), (416, 416), (352, 352), (320, 320)]
+    assert "suits" in found[0].reasons[0] and "in the time" in found[1].reasons[0]
+    whole = plan(replace(roads, thinness=0.06), slower[3])  # nothing thin: no crops to shrink
+    assert side(whole) < WHOLE_SIDE and whole.config.optim.crop_size == (side(whole), side(whole))

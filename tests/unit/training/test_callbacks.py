@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,7 @@ class Run:
         self.now, self.step, self.validation = 0.0, step, validation
         self.scores = iter(scores or [])
         self.validated: list[int] = []
+        self.completed: list[bool] = []
         self.global_step, self.should_stop, self.accumulate_grad_batches = 0, False, 1
         monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: self.now))
         monkeypatch.setattr(callbacks, "validate", self.validate)
@@ -53,6 +55,7 @@ class Run:
         started = self.now
         self.now += self.validation
         self.validated.append(self.global_step)
+        self.completed.append(not out_of_time())
         return Validation(
             score=next(self.scores, 0.5),
             threshold=0.5,
@@ -192,3 +195,14 @@ def test_step_time_is_a_median_after_the_warm_up(monkeypatch: pytest.MonkeyPatch
     assert coach.seconds_per_step == 8.5
     coach.step_seconds = [9.0] * 5 + [0.1, 0.2, 0.9]
     assert coach.seconds_per_step == 0.2
+
+
+@pytest.mark.parametrize("limit", [20.0 + 0.3 * k for k in range(12)])
+def test_no_validation_is_begun_that_would_cut_the_last_one_short(
+    limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(monkeypatch, limit=limit, validation=1.5)
+    coach = run.go()
+    assert all(run.completed) and run.now <= limit
+    assert coach.history[-1][0] == run.global_step  # the last step was validated
+    assert min(b - a for a, b in pairwise(run.validated)) > 1
