@@ -226,7 +226,8 @@ class SemanticSegmentor(BaseEstimator):
         ------
         DataError, ConfigError, ArtifactError
         """
-        from semseg_automl.estimator._use import TileRule, predict_masks
+        from semseg_automl.estimator._use import predict_masks
+        from semseg_automl.inference.tiling import TileRule
 
         rule = TileRule.of(tile, tile_overlap)
         with logging_at(self.verbosity):
@@ -248,7 +249,8 @@ class SemanticSegmentor(BaseEstimator):
         The arguments are those of :meth:`predict`; in tiles or not, all probabilities of a picture
         are held at once.
         """
-        from semseg_automl.estimator._use import TileRule, predict_probabilities
+        from semseg_automl.estimator._use import predict_probabilities
+        from semseg_automl.inference.tiling import TileRule
 
         rule = TileRule.of(tile, tile_overlap)
         with logging_at(self.verbosity):
@@ -279,12 +281,14 @@ class SemanticSegmentor(BaseEstimator):
         strict_labels : bool
             Raw values never seen in training: an error instead of being ignored with one warning.
         tile, tile_overlap : as in :meth:`predict`
+            One picture's probabilities are held at once, in tiles too.
 
         Returns
         -------
         dict of float, or DataFrame
         """
-        from semseg_automl.estimator._use import TileRule, evaluate_table
+        from semseg_automl.estimator._use import evaluate_table
+        from semseg_automl.inference.tiling import TileRule
 
         rule = TileRule.of(tile, tile_overlap)
         names = [metrics] if isinstance(metrics, str) else metrics

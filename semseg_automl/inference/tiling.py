@@ -47,14 +47,14 @@ class TileRule:
             ``tile`` is not "auto", None, a side or (h, w) of at least 1 pixel; ``overlap`` is not
             in [0, 1).
         """
-        if not isinstance(overlap, Real) or isinstance(overlap, bool) or not 0 <= overlap < 1:
+        if not isinstance(overlap, Real) or isinstance(overlap, bool) or not 0 <= float(overlap) < 1:
             raise ConfigError(f"tile_overlap={overlap!r} must be a number from 0 to below 1, such as 0.25.")
         if tile is None or tile is False:
             return cls(overlap=float(overlap))
         if isinstance(tile, str) and tile == AUTO:
             return cls(side=AUTO, overlap=float(overlap))
         sides = tuple(tile) if isinstance(tile, tuple | list) else (tile, tile)
-        right = all(isinstance(s, Integral) and not isinstance(s, bool) and s >= 1 for s in sides)
+        right = all(isinstance(s, Integral) and not isinstance(s, bool) and int(s) >= 1 for s in sides)
         if len(sides) != 2 or not right:
             raise ConfigError(
                 f"tile={tile!r} must be 'auto', None (pictures are seen whole), a side in pixels or (h, w)."
