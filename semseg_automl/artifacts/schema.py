@@ -44,7 +44,9 @@ class Manifest:
     metrics
         Validation results by name; NaN is stored as null.
     info
-        Free JSON facts for people (training time, number of pictures); nothing depends on them.
+        Free JSON facts (training time, number of pictures). All may be missing; what is read back
+        has a default then: column names, "tta", and "train_pictures" (``PictureSizes.to_json()``),
+        without which prediction sees every picture whole unless told to tile.
     versions, files
         Package versions; the stored files. ``files`` is filled by ``write_model``.
     """

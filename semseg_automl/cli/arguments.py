@@ -114,6 +114,7 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of a model")
     parser.add_argument("data", nargs="+", metavar="TEST.csv|PICTURE", help="one table, or pictures")
     parser.add_argument("--output-dir", required=True, metavar="FOLDER", help="gets a PNG per picture")
+    _tile(parser)
     _columns(parser, None, None)
 
 
@@ -124,7 +125,18 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument("--per-class", action="store_true", help="a row per class")
     rows.add_argument("--per-image", action="store_true", help="a row per picture")
+    _tile(parser)
     _columns(parser, None, None)
+
+
+def _tile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tile",
+        default="auto",
+        metavar="SIDE",
+        help="tiles of so many pixels, auto (pictures much larger than those of the fit), or none; "
+        "default: auto",
+    )
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
@@ -205,6 +217,13 @@ def _value(text: str) -> Any:
     except (ValueError, SyntaxError):
         return text
     return value if isinstance(value, int | float | str) else text
+
+
+def parse_tile(text: str) -> str | int | None:
+    """``512`` is a side, ``none`` means whole pictures, all else is left for the estimator to judge."""
+    if text.lower() == "none":
+        return None
+    return int(text) if text.isdigit() else text.lower()
 
 
 def parse_devices(text: str) -> str | int | list[int]:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from semseg_automl import SemanticSegmentor
-from semseg_automl.cli.arguments import parse_devices, parse_hyperparameters, verbosity_of
+from semseg_automl.cli.arguments import parse_devices, parse_hyperparameters, parse_tile, verbosity_of
 from semseg_automl.cli.output import as_json, leaderboard_table, records, say, table
 
 
@@ -40,14 +40,16 @@ def fit(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Write a PNG in raw label values per picture; prints how many there are and where."""
     data = args.data[0] if _is_table(args.data) else args.data
-    paths = _load(args).predict(data, output_dir=args.output_dir)
+    paths = _load(args).predict(data, output_dir=args.output_dir, tile=parse_tile(args.tile))
     say(f"{len(paths)} mask{'' if len(paths) == 1 else 's'} in {args.output_dir}")
     return 0
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a model; prints a line per metric, or a table, or JSON."""
-    result = _load(args).evaluate(args.data, per_class=args.per_class, per_image=args.per_image)
+    result = _load(args).evaluate(
+        args.data, per_class=args.per_class, per_image=args.per_image, tile=parse_tile(args.tile)
+    )
     if isinstance(result, dict):
         say(as_json(result) if args.json else scores(result))
         return 0

@@ -1,8 +1,10 @@
-"""What the masks tell about the objects: how thin the thinnest class is."""
+"""What the tables tell: how large the pictures are, and how thin the thinnest class is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,36 @@ from semseg_automl.data.label_map import LabelMap
 from semseg_automl.data.labels import read_mask
 
 SAMPLE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSizes:
+    """How large a table's pictures are: (H, W) of the one with the median long side; the longest side."""
+
+    median: tuple[int, int]
+    longest: int
+
+    @classmethod
+    def of(cls, sizes: Sequence[tuple[int, int]]) -> PictureSizes:
+        """From the (H, W) of every picture, at least one."""
+        ordered = sorted(sizes, key=lambda size: (max(size), size))
+        height, width = ordered[(len(ordered) - 1) // 2]
+        return cls(median=(int(height), int(width)), longest=int(max(ordered[-1])))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready dict, for a stored model's ``info``."""
+        return {"median": list(self.median), "longest": self.longest}
+
+    @classmethod
+    def from_json(cls, values: Any) -> PictureSizes | None:
+        """Inverse of :meth:`to_json`; None for models that were stored without it."""
+        if not isinstance(values, Mapping):
+            return None
+        median, longest = values.get("median"), values.get("longest")
+        numbers = [*median, longest] if isinstance(median, list | tuple) else []
+        if len(numbers) != 3 or not all(type(n) is int and n >= 1 for n in numbers):
+            return None
+        return cls(median=(numbers[0], numbers[1]), longest=numbers[2])
 
 
 def thickness(indices: np.ndarray, n_classes: int) -> np.ndarray:

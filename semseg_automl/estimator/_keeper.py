@@ -13,6 +13,7 @@ from typing import Any
 from semseg_automl.artifacts.read import read_model
 from semseg_automl.core.log import get_logger
 from semseg_automl.core.results import ModelRow
+from semseg_automl.data.fingerprint import PictureSizes
 from semseg_automl.estimator import _store
 from semseg_automl.estimator._tables import Tables
 from semseg_automl.estimator.baseline import NAME as BASELINE
@@ -90,6 +91,7 @@ class Keeper:
             "score_val": best.score,
             "n_train": len(self.tables.train),
             "n_val": len(self.tables.val),
+            "train_pictures": PictureSizes.of(self.tables.train.sizes).to_json(),
             "fit_seconds": round(best.seconds, 1),
         }
         self.model = _store.Trained.of(

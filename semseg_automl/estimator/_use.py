@@ -14,6 +14,7 @@ from semseg_automl.core.errors import DataError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples, check_table
 from semseg_automl.data.labels import read_raw_mask
+from semseg_automl.inference.tiling import TileRule
 from semseg_automl.inference.writer import MaskWriter
 from semseg_automl.metrics.evaluator import Evaluator
 
@@ -45,30 +46,33 @@ def _answer(data: Any, samples: Samples, values: list[Any], name: str) -> Any:
 
 
 def predict_masks(
-    seg: SemanticSegmentor, data: Any, *, output_dir: Any, batch_size: int | str, tta: bool
+    seg: SemanticSegmentor, data: Any, *, output_dir: Any, batch_size: int | str, tta: bool, tile: TileRule
 ) -> Any:
     """See ``SemanticSegmentor.predict``."""
     predictor = seg._get_predictor()
     samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
     if output_dir is None:
         masks: list[Any] = [None] * len(samples)
-        for i, mask in predictor.iter_masks(samples.images, batch_size, tta=tta):
+        for i, mask in predictor.iter_masks(samples.images, batch_size, tta=tta, tile=tile):
             masks[i] = mask
         return _answer(data, samples, masks, seg.label)
-    key = f"{seg._model.info.get('fit_id', '')}{sorted(seg.best_config_.items())}{seg.best_score_}{tta}"
+    key = f"{seg._model.info.get('fit_id', '')}{sorted(seg.best_config_.items())}{seg.best_score_}{tta}{tile}"
     writer = MaskWriter(output_dir, samples.images, key=key)
     todo = writer.unfinished()
-    for k, mask in predictor.iter_masks([samples.images[i] for i in todo], batch_size, tta=tta):
+    pictures = [samples.images[i] for i in todo]
+    for k, mask in predictor.iter_masks(pictures, batch_size, tta=tta, tile=tile):
         writer.write(todo[k], mask)
     return _answer(data, samples, [str(p) for p in writer.paths], seg.label)
 
 
-def predict_probabilities(seg: SemanticSegmentor, data: Any, *, batch_size: int | str, tta: bool) -> Any:
+def predict_probabilities(
+    seg: SemanticSegmentor, data: Any, *, batch_size: int | str, tta: bool, tile: TileRule
+) -> Any:
     """See ``SemanticSegmentor.predict_proba``."""
     predictor = seg._get_predictor()
     samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
     found: list[Any] = [None] * len(samples)
-    for i, probability in predictor.iter_probabilities(samples.images, batch_size, tta=tta):
+    for i, probability in predictor.iter_probabilities(samples.images, batch_size, tta=tta, tile=tile):
         found[i] = probability
     return _answer(data, samples, found, seg.label)
 
@@ -82,6 +86,7 @@ def evaluate_table(
     per_class: bool,
     per_image: bool,
     strict_labels: bool,
+    tile: TileRule,
 ) -> Any:
     """See ``SemanticSegmentor.evaluate``: one pass, one picture's probabilities at a time."""
     predictor = seg._get_predictor()
@@ -93,7 +98,7 @@ def evaluate_table(
     samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
     targets = _targets(samples, label_map, strict_labels)
     order = []
-    for i, probability in predictor.iter_probabilities(samples.images, tta=seg._tta(None)):
+    for i, probability in predictor.iter_probabilities(samples.images, tta=seg._tta(None), tile=tile):
         evaluator.add(probability, targets(i))
         order.append(i)
     if per_class:

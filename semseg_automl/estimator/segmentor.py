@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 
-from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.log import verbosity as logging_at
 from semseg_automl.estimator._errors import NotFittedError
 
@@ -193,7 +192,8 @@ class SemanticSegmentor(BaseEstimator):
         output_dir: str | os.PathLike[str] | None = None,
         batch_size: int | str = "auto",
         tta: bool | None = None,
-        tile: str | None = "auto",
+        tile: Any = "auto",
+        tile_overlap: float = 0.25,
     ) -> Any:
         """Predict masks in raw label values at each picture's own size.
 
@@ -205,29 +205,56 @@ class SemanticSegmentor(BaseEstimator):
         batch_size : int or "auto"
         tta : bool, optional
             Average with the prediction of the mirrored picture; None: as the preset says.
-        tile : "auto" or None
-            Large pictures are seen whole, at the model's size.
+        tile : "auto", None, int or (h, w)
+            None: every picture is seen whole, scaled to the model's size. "auto": so is a picture
+            whose long side is at most twice the largest training picture's; a larger one is scaled as
+            the median training picture was and cut into tiles of the model's size. A number is the
+            side of the tiles in pixels after scaling (rounded up to a multiple of 32): larger pictures
+            are scaled as with "auto", others as with None. The choice is logged. A model that was
+            stored without the sizes of its training pictures: "auto" is None, and a number takes them
+            to have been of the model's size. Masks are decided row by row, so that the memory beyond
+            the stored picture and its mask is bounded by a band of tiles.
+        tile_overlap : float, in [0, 1)
+            Share of a tile that its neighbour covers too; logits are blended with Gaussian weights.
 
         Returns
         -------
         Series, indexed as the input, of (H, W) arrays ((H, W, 3) for colours), or of paths with
         ``output_dir``. One picture in: one mask (or path) out.
+
+        Raises
+        ------
+        DataError, ConfigError, ArtifactError
         """
         from semseg_automl.estimator._use import predict_masks
+        from semseg_automl.inference.tiling import TileRule
 
-        self._check_tile(tile)
+        rule = TileRule.of(tile, tile_overlap)
         with logging_at(self.verbosity):
-            return predict_masks(self, data, output_dir=output_dir, batch_size=batch_size, tta=self._tta(tta))
+            return predict_masks(
+                self, data, output_dir=output_dir, batch_size=batch_size, tta=self._tta(tta), tile=rule
+            )
 
     def predict_proba(
-        self, data: Any, *, batch_size: int | str = "auto", tta: bool | None = None, tile: str | None = "auto"
+        self,
+        data: Any,
+        *,
+        batch_size: int | str = "auto",
+        tta: bool | None = None,
+        tile: Any = "auto",
+        tile_overlap: float = 0.25,
     ) -> Any:
-        """Class probabilities: a Series of (K, H, W) float32 arrays that sum to 1 over K (binary: K = 2)."""
-        from semseg_automl.estimator._use import predict_probabilities
+        """Class probabilities: a Series of (K, H, W) float32 arrays that sum to 1 over K (binary: K = 2).
 
-        self._check_tile(tile)
+        The arguments are those of :meth:`predict`; in tiles or not, all probabilities of a picture
+        are held at once.
+        """
+        from semseg_automl.estimator._use import predict_probabilities
+        from semseg_automl.inference.tiling import TileRule
+
+        rule = TileRule.of(tile, tile_overlap)
         with logging_at(self.verbosity):
-            return predict_probabilities(self, data, batch_size=batch_size, tta=self._tta(tta))
+            return predict_probabilities(self, data, batch_size=batch_size, tta=self._tta(tta), tile=rule)
 
     def evaluate(
         self,
@@ -238,6 +265,8 @@ class SemanticSegmentor(BaseEstimator):
         per_class: bool = False,
         per_image: bool = False,
         strict_labels: bool = False,
+        tile: Any = "auto",
+        tile_overlap: float = 0.25,
     ) -> Any:
         """Score the model on a labelled table, at the pictures' own size.
 
@@ -251,17 +280,28 @@ class SemanticSegmentor(BaseEstimator):
             Return a DataFrame with a row per class, or per picture (indexed as the input).
         strict_labels : bool
             Raw values never seen in training: an error instead of being ignored with one warning.
+        tile, tile_overlap : as in :meth:`predict`
+            One picture's probabilities are held at once, in tiles too.
 
         Returns
         -------
         dict of float, or DataFrame
         """
         from semseg_automl.estimator._use import evaluate_table
+        from semseg_automl.inference.tiling import TileRule
 
+        rule = TileRule.of(tile, tile_overlap)
         names = [metrics] if isinstance(metrics, str) else metrics
         with logging_at(self.verbosity):
             return evaluate_table(
-                self, data, y, names, per_class=per_class, per_image=per_image, strict_labels=strict_labels
+                self,
+                data,
+                y,
+                names,
+                per_class=per_class,
+                per_image=per_image,
+                strict_labels=strict_labels,
+                tile=rule,
             )
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -374,6 +414,7 @@ class SemanticSegmentor(BaseEstimator):
         return predictor
 
     def _make_predictor(self, segmenter: Any) -> Predictor:
+        from semseg_automl.data.fingerprint import PictureSizes
         from semseg_automl.inference.predict import Predictor
         from semseg_automl.models.devices import pick_devices, prepare_cpu
 
@@ -388,13 +429,9 @@ class SemanticSegmentor(BaseEstimator):
             scaling=model.scaling,
             threshold=model.threshold,
             device=device.torch_device(),
+            trained=PictureSizes.from_json(model.info.get("train_pictures")),
         )
 
     def _tta(self, tta: bool | None) -> bool:
         self._require_fitted()
         return bool(self._model.info.get("tta", False)) if tta is None else bool(tta)
-
-    @staticmethod
-    def _check_tile(tile: Any) -> None:
-        if tile not in ("auto", None, False):
-            raise ConfigError(f"tile={tile!r}: pictures are seen whole; use 'auto' or None.")

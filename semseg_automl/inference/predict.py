@@ -12,9 +12,13 @@ from torch import nn
 from semseg_automl.core.config import ImageSize
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.log import get_logger
+from semseg_automl.data.fingerprint import PictureSizes
 from semseg_automl.data.images import IntensityScaling, Source, image_size, read_image, to_rgb
 from semseg_automl.data.labels import LabelMap
 from semseg_automl.data.preprocess import Geometry, plan_geometry, prepare_image
+from semseg_automl.data.windows import PictureWindows, check_size
+from semseg_automl.inference.tiled import joined, probability_rows
+from semseg_automl.inference.tiling import WHOLE, TilePlan, TileRule, describe_tiles, plan_tiles
 from semseg_automl.models.postprocess import logits_to_original, probabilities
 
 _log = get_logger("inference")
@@ -42,6 +46,8 @@ class Predictor:
         Where the model runs.
     multiple
         Pictures are padded (right and bottom) to a multiple of this.
+    trained
+        Sizes of the pictures that the model was trained on; None: unknown (see ``tiling.plan_tiles``).
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Predictor:
         threshold: float | None = None,
         device: torch.device | str = "cpu",
         multiple: int = 32,
+        trained: PictureSizes | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.segmenter = segmenter.to(self.device).eval()
@@ -62,8 +69,9 @@ class Predictor:
         self.scaling = scaling
         self.threshold = 0.5 if threshold is None else threshold
         self.multiple = multiple
+        self.trained = trained
 
-    def probabilities(self, source: Source, *, tta: bool = False) -> np.ndarray:
+    def probabilities(self, source: Source, *, tta: bool = False, tile: TileRule = WHOLE) -> np.ndarray:
         """Class probabilities of one picture.
 
         Parameters
@@ -72,17 +80,19 @@ class Predictor:
             Path, array or PIL image.
         tta
             Average with the prediction for the mirrored picture.
+        tile
+            Whether and how the picture is cut into tiles.
 
         Returns
         -------
         ndarray
             (K, H, W) float32 at the picture's own size, summing to 1 over K (binary: K = 2).
         """
-        return next(self.iter_probabilities([source], 1, tta=tta))[1]
+        return next(self.iter_probabilities([source], 1, tta=tta, tile=tile))[1]
 
-    def mask(self, source: Source, *, tta: bool = False) -> np.ndarray:
+    def mask(self, source: Source, *, tta: bool = False, tile: TileRule = WHOLE) -> np.ndarray:
         """Mask of one picture in raw label values, (H, W) or (H, W, 3) for colours."""
-        return self.to_mask(self.probabilities(source, tta=tta))
+        return next(self.iter_masks([source], 1, tta=tta, tile=tile))[1]
 
     def to_mask(self, probabilities: np.ndarray) -> np.ndarray:
         """Decide (K, H, W) probabilities: the threshold for binary, else the most probable class.
@@ -96,27 +106,86 @@ class Predictor:
         return self.label_map.decode(indices)
 
     def iter_probabilities(
-        self, sources: Sequence[Source], batch_size: int | str = "auto", *, tta: bool = False
+        self,
+        sources: Sequence[Source],
+        batch_size: int | str = "auto",
+        *,
+        tta: bool = False,
+        tile: TileRule = WHOLE,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (position in ``sources``, (K, H, W) float32 probabilities) for every picture once.
 
-        Pictures whose padded shape is equal share batches, so the order is by shape first, then by
-        position. At most two batches of pictures are in memory: one runs, the next is being read.
+        Pictures that are seen whole come first. Those whose padded shape is equal share batches, so
+        the order is by shape, then by position; at most two batches of them are in memory: one
+        runs, the next is being read. Pictures in tiles follow one at a time, by position.
 
         Parameters
         ----------
         sources
             Paths, arrays, PIL images.
         batch_size
-            Pictures per batch, or "auto" (from the device and the model's image size). A batch
-            that does not fit a GPU's memory is halved.
+            Pictures (or tiles) per batch, or "auto" (from the device and the model's image size). A
+            batch that does not fit a GPU's memory is halved.
         tta
-            Average with the prediction for the mirrored picture.
+            Average with the prediction for the mirrored picture (or tile).
+        tile
+            Which pictures are cut into tiles, and how.
         """
+        whole, tiled = self._plan(sources, batch_size, tile)
+        yield from self._iter_whole(sources, whole, batch_size, tta)
+        for position, plan in tiled.items():
+            yield (
+                position,
+                joined(self._tiled_rows(sources[position], plan, batch_size, tta), 1, plan.original[0]),
+            )
+
+    def iter_masks(
+        self,
+        sources: Sequence[Source],
+        batch_size: int | str = "auto",
+        *,
+        tta: bool = False,
+        tile: TileRule = WHOLE,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """As :meth:`iter_probabilities`, yielding masks in raw label values.
+
+        A picture in tiles is decided a few rows at a time: of its probabilities, only the band of
+        the grid that later tiles still change and one piece of rows are ever held.
+        """
+        whole, tiled = self._plan(sources, batch_size, tile)
+        for position, found in self._iter_whole(sources, whole, batch_size, tta):
+            yield position, self.to_mask(found)
+        for position, plan in tiled.items():
+            rows = self._tiled_rows(sources[position], plan, batch_size, tta)
+            yield position, joined(map(self.to_mask, rows), 0, plan.original[0])
+
+    def _plan(
+        self, sources: Sequence[Source], batch_size: int | str, rule: TileRule
+    ) -> tuple[dict[int, Geometry], dict[int, TilePlan]]:
+        """Geometries of the pictures that are seen whole, and plans of those in tiles, by position."""
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
             raise ConfigError(f"batch_size={batch_size!r} must be 'auto' or a number of at least 1.")
-        geometries = [plan_geometry(image_size(s), self.image_size, self.multiple) for s in sources]
-        batches = plan_batches(geometries, batch_size, self.device.type)
+        sizes = [image_size(s) for s in sources]
+        plans = [
+            plan_tiles(size, self.image_size, rule, self.trained, multiple=self.multiple) for size in sizes
+        ]
+        tiled = {i: plan for i, plan in enumerate(plans) if plan is not None}
+        whole = {
+            i: plan_geometry(size, self.image_size, self.multiple)
+            for i, size in enumerate(sizes)
+            if i not in tiled
+        }
+        if tiled:
+            _log.info("%s", describe_tiles(rule, list(tiled.values()), len(sizes)))
+        return whole, tiled
+
+    def _iter_whole(
+        self, sources: Sequence[Source], geometries: dict[int, Geometry], batch_size: int | str, tta: bool
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Pictures seen whole; the next batch is read while one runs."""
+        positions = list(geometries)
+        grouped = plan_batches(list(geometries.values()), batch_size, self.device.type)
+        batches = [[positions[k] for k in batch] for batch in grouped]
         if not batches:
             return
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -127,15 +196,21 @@ class Predictor:
                     pending = reader.submit(self._read, sources, geometries, batches[number + 1], tta)
                 yield from zip(batch, self._finish(images, [geometries[i] for i in batch], tta), strict=True)
 
-    def iter_masks(
-        self, sources: Sequence[Source], batch_size: int | str = "auto", *, tta: bool = False
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """As :meth:`iter_probabilities`, yielding masks in raw label values."""
-        for position, found in self.iter_probabilities(sources, batch_size, tta=tta):
-            yield position, self.to_mask(found)
+    @torch.inference_mode()
+    def _tiled_rows(
+        self, source: Source, plan: TilePlan, batch_size: int | str, tta: bool
+    ) -> Iterator[np.ndarray]:
+        """(K, n, W) float32 probabilities of one picture in tiles, from top to bottom."""
+        picture = PictureWindows(source, self.scaling)
+        check_size(picture, plan.original, source)
+        size = (
+            automatic_batch_size(plan.tile, self.device.type) if isinstance(batch_size, str) else batch_size
+        )
+        for rows in probability_rows(picture, plan, self._logits, batch_size=size, tta=tta):
+            yield rows.float().cpu().numpy()
 
     def _read(
-        self, sources: Sequence[Source], geometries: Sequence[Geometry], batch: Sequence[int], tta: bool
+        self, sources: Sequence[Source], geometries: dict[int, Geometry], batch: Sequence[int], tta: bool
     ) -> torch.Tensor:
         """(B, 3, H', W') of a batch; with ``tta`` (2B, 3, H', W'), the mirrored pictures last."""
         pictures = [to_rgb(read_image(sources[i]), self.scaling) for i in batch]

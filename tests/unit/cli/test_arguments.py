@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from semseg_automl.cli import VERBS, main
-from semseg_automl.cli.arguments import build_parser, parse_devices, parse_hyperparameters, verbosity_of
+from semseg_automl.cli.arguments import (
+    build_parser,
+    parse_devices,
+    parse_hyperparameters,
+    parse_tile,
+    verbosity_of,
+)
 from semseg_automl.core.errors import ConfigError
 
 
@@ -49,6 +55,14 @@ def test_malformed_hyperparameters_are_refused(text: str) -> None:
 )
 def test_devices(text: str, value: object) -> None:
     assert parse_devices(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("auto", "auto"), ("None", None), ("512", 512), ("whole", "whole"), ("-5", "-5")]
+)
+def test_tile(text: str, value: object) -> None:
+    assert parse_tile(text) == value
+    assert build_parser().parse_args(["evaluate", "m", "t.csv", f"--tile={text}"]).tile == text
 
 
 def test_verbosity_counts() -> None:

@@ -1,11 +1,11 @@
-"""Thickness of classes, against shapes whose thickness is known."""
+"""Thickness of classes, against shapes whose thickness is known; sizes of pictures."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from semseg_automl.data.fingerprint import thickness, thinnest_class
+from semseg_automl.data.fingerprint import PictureSizes, thickness, thinnest_class
 from semseg_automl.data.labels import LabelMap
 
 BINARY = LabelMap(problem_type="binary", names=("background", "line"), values=(0, 1), ignore=255)
@@ -34,3 +34,18 @@ def test_ignored_pixels_count_as_no_class() -> None:
 
 def test_masks_without_a_border_are_not_thin() -> None:
     assert thinnest_class([np.zeros((8, 8), np.uint8)], BINARY) == 1.0
+
+
+def test_picture_sizes() -> None:
+    found = PictureSizes.of([(10, 20), (300, 5), (40, 30), (7, 8)])
+    assert found == PictureSizes(median=(10, 20), longest=300)
+    assert PictureSizes.of([(3, 4)]) == PictureSizes(median=(3, 4), longest=4)
+    assert PictureSizes.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [None, {}, {"median": [3, 4]}, {"median": [0, 4], "longest": 4}, {"median": 3, "longest": 4}, "3 x 4"],
+)
+def test_models_stored_without_sizes(stored: object) -> None:
+    assert PictureSizes.from_json(stored) is None
