@@ -69,7 +69,7 @@ def test_tiny_set() -> None:
     found = plan(TINY_SET)
     assert side(found) == MIN_SIDE and found.config.optim.crop_size == train_crop(TINY_SET, MIN_SIDE)
     assert found.trials == 1 and found.horizon == 600.0 and found.finish == 0.0
-    assert found.reasons[-1] == "1 model: the time holds one decent training"
+    assert found.reasons[1] == "1 model: the time holds one decent training"
 
 
 def test_huge_pictures_shrink_until_the_time_holds_a_decent_training() -> None:
@@ -131,7 +131,7 @@ def test_what_the_user_fixed_is_not_searched() -> None:
     found = plan(probe=GPU, hyper={"rank": 4, "learning_rate": 1e-3})
     assert set(found.spaces) == {"num_experts"} and found.config.adapter.rank == 4
     everything = plan(probe=GPU, hyper={"rank": 4, "learning_rate": 1e-3, "num_experts": 2})
-    assert everything.trials == 1 and everything.reasons[-1] == "1 model: nothing is left to search"
+    assert everything.trials == 1 and everything.reasons[1] == "1 model: nothing is left to search"
 
 
 @pytest.mark.parametrize(
@@ -183,3 +183,12 @@ def test_where_things_are_thin_crops_shrink_before_pictures_do() -> None:
     assert "suits" in found[0].reasons[0] and "in the time" in found[1].reasons[0]
     whole = plan(replace(roads, thinness=0.06), slower[3])  # nothing thin: no crops to shrink
     assert side(whole) < WHOLE_SIDE and whole.config.optim.crop_size == (side(whole), side(whole))
+
+
+def test_few_epochs_get_flips_only() -> None:
+    short, long, fixed = plan(), plan(TINY_SET), plan(hyper={"augment": "strong"})
+    assert short.config.optim.augment == "light" and "'light'" in short.reasons[-1]
+    assert long.config.optim.augment == RunConfig().optim.augment  # hundreds of epochs
+    assert fixed.config.optim.augment == "strong"
+    assert plan(seconds=math.inf).config.optim.augment == "light"  # max_epochs is 30
+    assert plan(seconds=math.inf, hyper={"max_epochs": 100}).config.optim.augment == "medium"
