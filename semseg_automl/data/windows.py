@@ -89,7 +89,7 @@ def map_tiff(source: Source) -> np.ndarray | None:
         with Image.open(path) as image:
             layout = _plain_layout(image)
         return None if layout is None else np.memmap(path, np.uint8, "r", *layout)
-    except (OSError, ValueError, SyntaxError):  # read_image says what is wrong with it
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # read_image says what is wrong
         return None
 
 

@@ -35,6 +35,7 @@ def test_auto_cuts_large_pictures_and_says_so(
     np.testing.assert_array_equal(seg.predict_proba(large, tile=64), found)  # the model's size is 64
     with caplog.at_level(logging.INFO, logger="semseg_automl"):
         mask = seg.predict(large)
+    assert caplog.text.count("1 of 1 pictures are predicted in tiles, over 2 times as long as any") == 1
     np.testing.assert_array_equal(mask, found.argmax(0).astype(mask.dtype))
     assert np.shape(mask) == (170, 330)
 

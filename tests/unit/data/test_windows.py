@@ -72,3 +72,13 @@ def test_truncated_plain_tiff(tmp_path):
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"a\.tif"):
         PictureWindows(path)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_pillows_limit_is_kept_and_the_remedy_named(tmp_path, name, monkeypatch):
+    path = saved(tmp_path / name, PIXELS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PIXELS.size // 3 // 2 - 1)
+    with pytest.raises(DataError, match=rf"{name}.*raise PIL.Image.MAX_IMAGE_PIXELS"):
+        PictureWindows(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PIXELS.size)
+    assert PictureWindows(path).size == (301, 203)
