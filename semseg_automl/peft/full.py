@@ -28,7 +28,8 @@ TUNED = "tuned_whole"
 def tune_whole(encoder: nn.Module, sites: Sequence[Site] | None) -> None:
     """Train the blocks of ``sites``, or all of ``encoder`` for None, and mark them as trained whole.
 
-    A block is the smallest module that holds all Linears of its sites' block number.
+    A block is the smallest module that holds all Linears of its sites' block number. The parameters get
+    memory of their own, so that training never changes the tensors that the encoder was loaded from.
     """
     if sites is None:
         modules = [encoder]
@@ -36,6 +37,8 @@ def tune_whole(encoder: nn.Module, sites: Sequence[Site] | None) -> None:
         paths = {block: _common_path([s for s in sites if s.block == block]) for block in _blocks(sites)}
         modules = [encoder.get_submodule(path) for path in paths.values()]
     for module in modules:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.clone()  # the weights as read may be these very tensors
         module.requires_grad_(True)
         setattr(module, TUNED, True)
 

@@ -89,6 +89,17 @@ def test_full_trains_the_stem_unless_blocks_are_chosen(family: str) -> None:
     assert count_parameters(part)["adapters"] == sum(p.numel() for p in block.parameters())
 
 
+def test_full_leaves_the_tensors_that_the_encoder_was_loaded_from() -> None:
+    stored = {name: value.clone() for name, value in build("sam_vit").state_dict().items()}
+    with torch.device("meta"):
+        encoder = SamViTEncoder(SAM)
+    encoder.load_state_dict(stored, assign=True)
+    before = {name: value.clone() for name, value in stored.items()}
+    adapted(encoder, "full", noise=0.1)
+    assert all(torch.equal(before[name], value) for name, value in stored.items())
+    assert not torch.equal(encoder.pos_embed, stored["pos_embed"])
+
+
 @pytest.mark.parametrize("family", ["tiny_vit", "sam_vit"])
 @pytest.mark.parametrize("method", METHODS)
 def test_state_round_trip(family: str, method: str) -> None:
