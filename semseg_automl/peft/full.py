@@ -7,7 +7,7 @@ BatchNorms stay folded into their convolutions, so their statistics don't move. 
 no effect, nothing can be switched off or merged.
 
 Consequence for what is saved: a model's folder holds the trained tensors in float32, so it grows from
-adapters of about a megabyte to the size of the encoder, 4 bytes a parameter: some 24 MB for mobile_sam,
+adapters of about a megabyte to the size of the encoder, 4 bytes a parameter: some 23 MB for mobile_sam,
 360 MB for sam_vit_b, 1.2 GB for sam_vit_l, 2.5 GB for sam_vit_h. The optimiser's state, the weight average
 and the best state so far take several times that in memory. Its learning rate is that of the adapters
 (``learning_rate``), whose default of 1e-3 is high for pretrained weights: 1e-5 to 1e-4 is usual.

@@ -60,7 +60,8 @@ ADAPTERS: dict[str, AdapterMethod] = {
 
 REFUSED: dict[str, str] = {
     "vpt": "its prompts are further tokens of every attention, and the encoders' attention with its windows "
-    "and relative positions takes the tokens of the picture's grid only",
+    "and relative positions takes the tokens of the picture's grid only; and they change the outputs before "
+    "the first step, which no adapter here does",
     "sam_adapter": "its prompts are made from the picture's high frequencies and added between the blocks, "
     "and an adapter here sees one linear layer's input and not the picture",
     "lst": "its side network reads the output of every block and replaces the encoder's, and an adapter here "

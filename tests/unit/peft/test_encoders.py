@@ -121,6 +121,23 @@ def test_merged_encoders_compute_the_same_where_windows_are_padded(family: str, 
     torch.testing.assert_close(merged(images()).embedding, expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("family", ["tiny_vit", "sam_vit"])
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_and_checkpointing(family: str, method: str) -> None:
+    encoder = adapted(build(family), method, noise=0.01).float()
+    encoder.gradient_checkpointing = True
+    pictures = images().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = encoder(pictures).embedding
+    low.float().square().mean().backward()
+    trained = adapter_parameters(encoder).values()
+    assert any(p.grad is not None and p.grad.any() for p in trained)
+    assert all(p.grad.isfinite().all() for p in trained if p.grad is not None)
+    with torch.no_grad():
+        exact = encoder(pictures).embedding
+    torch.testing.assert_close(low.detach().float(), exact, rtol=0.1, atol=0.1 * float(exact.abs().max()))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("placement", ["last_1", "global"])
 def test_placement(method: str, placement: str) -> None:
