@@ -20,6 +20,7 @@ ImageSize = int | tuple[int, int]
 class AdapterConfig:
     """How the encoder is adapted (Zhong et al., ICLR 2024, and our defaults for what it leaves open).
 
+    ``adapter`` is a name of peft.registry. ``rank`` is that of the update or the width of a bottleneck;
     alpha / rank is the scale of the update. ``scales=None`` means 1..num_experts.
     ``routing``: "learned" (top-k of a softmax over all experts, task gradient), "dense" (all),
     "compat" (AutoGluon's released behaviour). ``gate_scope``/``window_padding``: "image" or "window".

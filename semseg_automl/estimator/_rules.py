@@ -11,7 +11,7 @@ from typing import Any
 from semseg_automl.core.errors import ConfigError, unknown_name
 from semseg_automl.data.augment import PRESETS as AUGMENTS
 from semseg_automl.losses.registry import LOSSES
-from semseg_automl.peft.registry import ADAPTERS
+from semseg_automl.peft.registry import ADAPTERS, refuse
 from semseg_automl.peft.registry import CHOICES as ADAPTER_CHOICES
 from semseg_automl.training.optim import OPTIMIZERS, SCHEDULES
 
@@ -93,6 +93,8 @@ RULES: dict[str, Rule] = {
 
 def check_hyperparameter(name: str, value: Any) -> None:
     """Raise ConfigError where a value is none of the known ones (with a guess) or breaks its rule."""
+    if name == "adapter":
+        refuse(value)
     if name in CHOICES and value not in CHOICES[name]:
         raise unknown_name(f"value for hyperparameter {name!r}:", value, CHOICES[name])
     if name in RULES and not RULES[name].holds(value):

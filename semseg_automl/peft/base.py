@@ -7,7 +7,7 @@ layer, everything frozen in ``layer.base``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ class Site:
         Dotted path of the ``nn.Linear`` inside the encoder.
     kind : str
         "qkv", "proj" or "mlp".
+    part : str
+        Which Linear of an MLP it is: "in" (the first) or "out" (the second); "" elsewhere.
     block, n_blocks : int
         Position of the transformer block among the encoder's blocks, counted from 0.
     window : int
@@ -52,6 +54,12 @@ class Site:
     heads: int
     head_dim: int
     layout: str = "qkv"
+    part: str = ""
+
+    @property
+    def role(self) -> str:
+        """What the layer does in its block: "qkv", "proj", "mlp_in" or "mlp_out"."""
+        return f"{self.kind}_{self.part}" if self.part else self.kind
 
     def rows(self, part: str) -> Tensor:
         """Output rows of the fused projection of ``part`` ("q", "k" or "v"): int64 (heads*head_dim,)."""
@@ -76,7 +84,18 @@ class AdapterLayer(nn.Module):
         The layer to stand for; frozen here.
     site : Site
         Where it sits.
+
+    Attributes
+    ----------
+    pointwise : bool
+        True where the method changes the linear layer itself, so that padded tokens get the change as
+        well (see ``models.encoders.windows``) and :meth:`merge` is exact.
+    no_merge : str
+        Why the method can't be merged into a linear layer; empty where it can.
     """
+
+    pointwise: bool = False
+    no_merge: str = "the method has no merged form"
 
     def __init__(self, base: nn.Linear, site: Site) -> None:
         super().__init__()
@@ -93,6 +112,34 @@ class AdapterLayer(nn.Module):
     def adapt(self, x: Tensor) -> Tensor:
         """Return the adapted output; same shapes as :meth:`forward`."""
         raise NotImplementedError  # abstract: each method defines it
+
+    def merged(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (C_out, C_in) and bias (C_out,) of the linear layer that equals the enabled adapter."""
+        raise NotImplementedError  # abstract: methods without ``no_merge`` define it
+
+    def merge(self) -> nn.Linear:
+        """One frozen linear layer that computes what the enabled adapter computes, up to rounding.
+
+        The adapter itself stays as it is; the new layer has memory of its own.
+
+        Raises
+        ------
+        ConfigError
+            Where the method is no linear map of each token (``no_merge`` says why).
+        """
+        if self.no_merge:
+            raise ConfigError(
+                f"The adapter at site {self.site.name!r} ({type(self).__name__}) can't be merged into its "
+                f"linear layer: {self.no_merge}. Use the model unmerged; lora, ssf, bitfit and "
+                "parallel_adapter can be merged."
+            )
+        with torch.no_grad():
+            weight, bias = self.merged()
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        return layer.train(self.training)
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name and parameter of everything that this method trains (nothing of ``base``)."""
@@ -124,12 +171,7 @@ class LowRankLayer(AdapterLayer):
         self.rank = config.rank
         self.scaling = config.alpha / config.rank
         self.branches = len(config.targets) if config.qkv == "separate" else 1
-        rows = torch.cat([site.rows(part) for part in QKV if part in config.targets])
-        if 3 * site.heads * site.head_dim != base.out_features:
-            raise ConfigError(
-                f"Site {site.name!r}: 3 * heads * head_dim = {3 * site.heads * site.head_dim}, "
-                f"but the layer has {base.out_features} outputs."
-            )
+        rows = target_rows(base, site, config.targets)
         full = self.branches == 1 and len(rows) == base.out_features
         self.register_buffer("row_index", None if full else rows, persistent=False)
         self.down = nn.Parameter(kaiming_uniform((self.branches * self.rank, base.in_features), generator))
@@ -163,6 +205,24 @@ class LowRankLayer(AdapterLayer):
         else:
             out = out.addmm_(u, up.t(), alpha=self.scaling)
         return out.view(*x.shape[:-1], -1)
+
+
+def target_rows(base: nn.Linear, site: Site, targets: Sequence[str]) -> Tensor:
+    """Output rows that a method adapts: those of ``targets`` at a qkv site, else all; int64 (rows,).
+
+    Raises
+    ------
+    ConfigError
+        A qkv site whose heads don't add up to the layer's outputs.
+    """
+    if site.kind != "qkv":
+        return torch.arange(base.out_features)
+    if 3 * site.heads * site.head_dim != base.out_features:
+        raise ConfigError(
+            f"Site {site.name!r}: 3 * heads * head_dim = {3 * site.heads * site.head_dim}, "
+            f"but the layer has {base.out_features} outputs."
+        )
+    return torch.cat([site.rows(part) for part in QKV if part in targets])
 
 
 def kaiming_uniform(shape: tuple[int, ...], generator: torch.Generator, fan_in: int | None = None) -> Tensor:

@@ -42,6 +42,7 @@ class ConvLoRALayer(LowRankLayer):
     gate : NoisyTopKGate
     """
 
+    no_merge = "its convolutions mix neighbouring tokens and its gates depend on the picture"
     folds: Tensor
     identity: Tensor
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.peft.base import AdapterLayer, Site
+from semseg_automl.peft.full import tune_whole
 from semseg_automl.peft.registry import resolve_method
 
 
@@ -18,6 +19,8 @@ def inject(
     encoder: nn.Module, sites: Sequence[Site], config: AdapterConfig, seed: int = 0
 ) -> list[AdapterLayer]:
     """Freeze ``encoder`` and replace its linear layers at the configured sites by adapter layers.
+
+    "full" replaces none and trains the encoder, or the blocks of the placement, instead.
 
     Initial values come from ``seed`` alone, whatever the state of the global generators.
 
@@ -33,7 +36,7 @@ def inject(
     Returns
     -------
     list of AdapterLayer
-        In the order of ``sites``; empty for "decoder_only".
+        In the order of ``sites``; empty for "decoder_only" and "full".
 
     Raises
     ------
@@ -42,25 +45,44 @@ def inject(
     """
     method = resolve_method(config)
     encoder.requires_grad_(False)
-    if method.build is None:
+    if not method.roles:
         return []
-    chosen = [site for site in select_sites(sites, config.placement) if site.kind in method.kinds]
+    chosen = [site for site in select_sites(sites, config.placement) if site.role in method.roles]
     if not chosen:
         raise ConfigError(
             f"adapter={config.adapter!r} found nothing to adapt with placement={config.placement!r}: the "
             f"encoder offers {len(sites)} sites ({sum(not s.window for s in sites)} with global attention). "
             "Use placement='all', or adapter='decoder_only' to leave the encoder as it is."
         )
+    if method.build is None:
+        tune_whole(encoder, None if config.placement == "all" else chosen)
+        return []
     generator = torch.Generator().manual_seed(seed)
     layers = []
     for site in chosen:
         base = _linear_at(encoder, site)
         layer = method.build(base, site, config, generator)
         layer.to(device=base.weight.device, dtype=base.weight.dtype).train(base.training)
-        parent, _, name = site.module_path.rpartition(".")
-        setattr(encoder.get_submodule(parent), name, layer)
+        _put(encoder, site.module_path, layer)
         layers.append(layer)
     return layers
+
+
+def merge_adapters(encoder: nn.Module) -> int:
+    """Replace every adapter layer inside ``encoder`` by its merged linear layer; returns how many.
+
+    0 where there are none ("decoder_only", "full"). The outputs stay the same up to rounding.
+
+    Raises
+    ------
+    ConfigError
+        For a method that can't be merged; nothing is changed then.
+    """
+    found = {path: m for path, m in encoder.named_modules() if isinstance(m, AdapterLayer)}
+    merged = {path: layer.merge() for path, layer in found.items()}
+    for path, linear in merged.items():
+        _put(encoder, path, linear)
+    return len(merged)
 
 
 def select_sites(sites: Iterable[Site], placement: str) -> list[Site]:
@@ -81,6 +103,11 @@ def collect_balance_loss(layers: Sequence[AdapterLayer]) -> Tensor:
     if not losses:
         return torch.zeros((), device=next(layers[0].parameters()).device if layers else None)
     return torch.stack(losses).mean()
+
+
+def _put(encoder: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(encoder.get_submodule(parent), name, module)
 
 
 def _linear_at(encoder: nn.Module, site: Site) -> nn.Linear:

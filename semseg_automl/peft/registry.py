@@ -10,28 +10,64 @@ from torch import nn
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.peft.adapter import SerialAdapterLayer
 from semseg_automl.peft.base import QKV, AdapterLayer, Site
+from semseg_automl.peft.bitfit import BitFitLayer
 from semseg_automl.peft.conv_lora import ConvLoRALayer
 from semseg_automl.peft.lora import LoRALayer
+from semseg_automl.peft.mona import MonaLayer
+from semseg_automl.peft.multi_scale_lora import MultiScaleLoRALayer
+from semseg_automl.peft.parallel_adapter import build_parallel
+from semseg_automl.peft.ssf import SSFLayer
 
 Build = Callable[[nn.Linear, Site, AdapterConfig, torch.Generator], AdapterLayer]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterMethod:
-    """One method: how to build its layer (None: the encoder stays as it is) and at which kinds of site."""
+    """One method: how to build its layer (None: it has none) and at which roles of site (:attr:`Site.role`).
+
+    ``whole``: the encoder's own parameters are trained instead (:mod:`semseg_automl.peft.full`).
+    """
 
     build: Build | None
-    kinds: tuple[str, ...] = ("qkv",)
+    roles: tuple[str, ...] = ("qkv",)
     uses_experts: bool = False
+    whole: bool = False
     source: str = ""
 
 
+EVERY_LINEAR = ("qkv", "proj", "mlp_in", "mlp_out")
+OUTPUTS = ("proj", "mlp_out")
+
+
 ADAPTERS: dict[str, AdapterMethod] = {
-    "decoder_only": AdapterMethod(build=None, kinds=(), source="the paper's first baseline: frozen encoder"),
+    "decoder_only": AdapterMethod(build=None, roles=(), source="the paper's first baseline: frozen encoder"),
     "lora": AdapterMethod(build=LoRALayer, source="Hu et al., ICLR 2022"),
     "conv_lora": AdapterMethod(build=ConvLoRALayer, uses_experts=True, source="Zhong et al., ICLR 2024"),
+    "multi_scale_lora": AdapterMethod(
+        build=MultiScaleLoRALayer, uses_experts=True, source="Zhong et al., ICLR 2024, without the gate"
+    ),
+    "bitfit": AdapterMethod(build=BitFitLayer, roles=EVERY_LINEAR, source="Ben Zaken et al., ACL 2022"),
+    "ssf": AdapterMethod(build=SSFLayer, roles=EVERY_LINEAR, source="Lian et al., NeurIPS 2022"),
+    "adapter": AdapterMethod(build=SerialAdapterLayer, roles=OUTPUTS, source="Houlsby et al., ICML 2019"),
+    "parallel_adapter": AdapterMethod(
+        build=build_parallel, roles=("mlp_in", "mlp_out"), source="He et al., ICLR 2022"
+    ),
+    "mona": AdapterMethod(build=MonaLayer, roles=OUTPUTS, source="Yin et al., CVPR 2025"),
+    "full": AdapterMethod(build=None, roles=EVERY_LINEAR, whole=True, source="full fine-tuning"),
 }
+
+REFUSED: dict[str, str] = {
+    "vpt": "its prompts are further tokens of every attention, and the encoders' attention with its windows "
+    "and relative positions takes the tokens of the picture's grid only; and they change the outputs before "
+    "the first step, which no adapter here does",
+    "sam_adapter": "its prompts are made from the picture's high frequencies and added between the blocks, "
+    "and an adapter here sees one linear layer's input and not the picture",
+    "lst": "its side network reads the output of every block and replaces the encoder's, and an adapter here "
+    "stands where a linear layer stood",
+}
+"""Methods of the paper that are known and not there, with the reason."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "routing": ("learned", "dense", "compat"),
@@ -42,6 +78,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+def refuse(name: object) -> None:
+    """Raise ConfigError with the reason for a method of the paper that is not there; else do nothing."""
+    if isinstance(name, str) and name in REFUSED:
+        raise ConfigError(
+            f"adapter={name!r} is not available: {REFUSED[name]}. Use one of {', '.join(ADAPTERS)}."
+        )
+
+
 def resolve_method(config: AdapterConfig) -> AdapterMethod:
     """Return the method that ``config`` names after checking every hyperparameter of the adapter.
 
@@ -50,6 +94,7 @@ def resolve_method(config: AdapterConfig) -> AdapterMethod:
     ConfigError
         For an unknown name or a value out of its range.
     """
+    refuse(config.adapter)
     if config.adapter not in ADAPTERS:
         raise unknown_name("adapter", config.adapter, ADAPTERS)
     for field, choices in CHOICES.items():

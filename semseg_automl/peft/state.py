@@ -9,20 +9,29 @@ from torch import Tensor, nn
 
 from semseg_automl.core.errors import ArtifactError
 from semseg_automl.peft.base import AdapterLayer
+from semseg_automl.peft.full import is_tuned_whole
 
 
 def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Every adapter parameter inside ``module`` under its dotted name, in the order of the modules."""
+    """Every adapter parameter inside ``module`` under its dotted name, in the order of the modules.
+
+    With adapter="full" these are the parameters of the encoder, or of its blocks, that are trained whole.
+    """
     found: dict[str, nn.Parameter] = {}
-    for path, layer in module.named_modules():
-        if isinstance(layer, AdapterLayer):
-            prefix = f"{path}." if path else ""
-            found.update({prefix + name: value for name, value in layer.trainable_parameters()})
+    for path, part in module.named_modules():
+        prefix = f"{path}." if path else ""
+        if isinstance(part, AdapterLayer):
+            found.update({prefix + name: value for name, value in part.trainable_parameters()})
+        elif is_tuned_whole(part):
+            found.update({prefix + name: value for name, value in part.named_parameters()})
     return found
 
 
 def adapter_state(encoder: nn.Module) -> dict[str, Tensor]:
-    """Detached CPU copies of the adapters' parameters, no frozen weights; empty for a bare encoder."""
+    """Detached CPU copies of the adapters' parameters, no frozen weights; empty for a bare encoder.
+
+    With adapter="full" that is the whole encoder (see :mod:`semseg_automl.peft.full` for the sizes).
+    """
     return {name: p.detach().cpu().clone() for name, p in adapter_parameters(encoder).items()}
 
 
@@ -59,7 +68,8 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
     Returns
     -------
     dict
-        "total", "frozen", "trainable", "adapters" (trainable, inside adapter layers), and
+        "total", "frozen", "trainable", "adapters" (trainable, inside adapter layers or with
+        adapter="full" in the encoder), and
         "trainable.CHILD" for every direct child that trains something.
     """
     parameters = list(module.parameters())

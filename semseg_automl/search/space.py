@@ -67,19 +67,36 @@ DEFAULT_SPACE: dict[str, Space] = {
 
 _ADAPTERS_WITHOUT: dict[str, frozenset[str]] = {
     "decoder_only": frozenset({"rank", "num_experts", "learning_rate"}),
+    "full": frozenset({"rank", "num_experts"}),
+    "bitfit": frozenset({"rank", "num_experts"}),
+    "ssf": frozenset({"rank", "num_experts"}),
     "lora": frozenset({"num_experts"}),
+    "adapter": frozenset({"num_experts"}),
+    "parallel_adapter": frozenset({"num_experts"}),
+    "mona": frozenset({"num_experts"}),
 }
+
+_LEARNING_RATES: dict[str, Real] = {
+    "full": Real(1e-5, 1e-3, log=True),
+    "bitfit": Real(3e-4, 3e-2, log=True),
+    "ssf": Real(3e-4, 3e-2, log=True),
+}
+"""Ranges of ``learning_rate`` that differ from the default one: pretrained weights move in small steps, a
+vector for each layer in large ones. A convention, not measured here. Each holds the default rate."""
 
 
 def default_space(adapter: AdapterConfig) -> dict[str, Space]:
     """The default search space of an adapter; decoder_only searches the decoder's rate.
 
-    The number of experts is not searched where ``scales`` or a ``top_k`` above 2 ties it down.
+    ``learning_rate`` has the method's own range. The number of experts is not searched where
+    ``scales`` or a ``top_k`` above 2 ties it down.
     """
     left_out = _ADAPTERS_WITHOUT.get(adapter.adapter, frozenset())
     if adapter.scales is not None or adapter.top_k > 2:
         left_out |= {"num_experts"}
     space = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in left_out}
+    if "learning_rate" in space and adapter.adapter in _LEARNING_RATES:
+        space["learning_rate"] = _LEARNING_RATES[adapter.adapter]
     return space or {"decoder_learning_rate": Real(1e-4, 3e-3, log=True)}
 
 

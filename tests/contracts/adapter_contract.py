@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.peft.base import AdapterLayer, Site
-from semseg_automl.peft.inject import collect_balance_loss, inject
-from semseg_automl.peft.state import adapter_parameters, adapter_state, load_adapter_state
+from semseg_automl.peft.inject import collect_balance_loss, inject, merge_adapters
+from semseg_automl.peft.state import adapter_parameters, adapter_state, count_parameters, load_adapter_state
 
 HEADS, HEAD_DIM, WINDOW = 2, 3, 4
 CHANNELS = HEADS * HEAD_DIM
+HIDDEN = 4 * CHANNELS
 
 
 class TinyEncoder(nn.Module):
@@ -53,12 +55,45 @@ class TinyEncoder(nn.Module):
         return self.neck(x)
 
 
+class TinyBlocks(TinyEncoder):
+    """The same with proj and an MLP, so that every role of site is there."""
+
+    def __init__(self, layout: str = "qkv") -> None:
+        super().__init__(layout)
+        for block in self.blocks:
+            block["proj"] = nn.Linear(CHANNELS, CHANNELS)
+            block["lin1"] = nn.Linear(CHANNELS, HIDDEN)
+            block["lin2"] = nn.Linear(HIDDEN, CHANNELS)
+
+    def sites(self) -> list[Site]:
+        more = (("proj", "proj", ""), ("lin1", "mlp", "in"), ("lin2", "mlp", "out"))
+        return [
+            dataclasses.replace(
+                site, name=site.name + name, module_path=f"blocks.{site.block}.{name}", kind=kind, part=part
+            )
+            for site in super().sites()
+            for name, kind, part in (("qkv", "qkv", ""), *more)
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            q, k, v = block["qkv"](x).chunk(3, dim=-1)
+            x = x + block["proj"](torch.tanh(q) * k + v)
+            x = x + block["lin2"](nn.functional.gelu(block["lin1"](x)))
+        return self.neck(x)
+
+
 def make(
-    config: AdapterConfig, *, seed: int = 0, layout: str = "qkv", noise: float = 0.0
+    config: AdapterConfig,
+    *,
+    seed: int = 0,
+    layout: str = "qkv",
+    noise: float = 0.0,
+    encoder_class: type[TinyEncoder] = TinyEncoder,
 ) -> tuple[TinyEncoder, list[AdapterLayer]]:
     """A float64 encoder with adapters; ``noise`` > 0 moves every trainable value off its start."""
     torch.manual_seed(1)
-    encoder = TinyEncoder(layout).double()
+    encoder = encoder_class(layout).double()
     layers = inject(encoder, encoder.sites(), config, seed)
     generator = torch.Generator().manual_seed(2)
     for parameter in adapter_parameters(encoder).values():
@@ -68,44 +103,91 @@ def make(
 
 
 class AdapterContract:
-    """Subclasses set ``config``; with ``needs_grid`` False the method also takes (B, N, C)."""
+    """Subclasses set ``config`` and :meth:`expected_count`.
+
+    Attributes
+    ----------
+    needs_grid : False: the method also takes (B, N, C).
+    encoder_class : TinyBlocks where the method adapts more than q, k, v.
+    random_start : False where the seed decides nothing.
+    takes_targets : False where the method adapts no q, k, v.
+    merges : True where the layers merge into linear ones.
+    """
 
     config: AdapterConfig
     needs_grid = True
+    encoder_class: type[TinyEncoder] = TinyEncoder
+    random_start = True
+    takes_targets = True
+    merges = False
+
+    def expected_count(self, layer: AdapterLayer) -> int:
+        """The formula of the method's docstring at one site."""
+        raise NotImplementedError
+
+    def make(
+        self, config: AdapterConfig | None = None, **kwargs: Any
+    ) -> tuple[TinyEncoder, list[AdapterLayer]]:
+        """See :func:`make`."""
+        return make(config or self.config, encoder_class=self.encoder_class, **kwargs)
 
     def maps(self) -> Tensor:
         """Non-square maps, a multiple of the window: (2, 8, 12, 6)."""
         return torch.randn(2, 8, 12, CHANNELS, generator=torch.Generator().manual_seed(3)).double()
 
     def test_starts_as_the_frozen_encoder(self) -> None:
-        encoder, layers = make(self.config)
+        encoder, layers = self.make()
         adapted = encoder(self.maps())
         for layer in layers:
             layer.enabled = False
         torch.testing.assert_close(adapted, encoder(self.maps()), rtol=0, atol=1e-12)
 
     def test_disabled_layers_are_the_frozen_encoder(self) -> None:
-        encoder, layers = make(self.config, noise=0.3)
-        bare = TinyEncoder().double()
+        encoder, layers = self.make(noise=0.3)
+        bare = self.encoder_class().double()
+        trained = adapter_parameters(encoder)
         bare.load_state_dict(
-            {
-                k.replace("base.", ""): v
-                for k, v in encoder.state_dict().items()
-                if "neck" in k or "base." in k
-            }
+            {k.replace("base.", ""): v for k, v in encoder.state_dict().items() if k not in trained}
         )
         assert not torch.allclose(encoder(self.maps()), bare(self.maps()))
         for layer in layers:
             layer.enabled = False
         assert torch.equal(encoder(self.maps()), bare(self.maps()))
 
+    def test_count_is_the_formula(self) -> None:
+        encoder, layers = self.make()
+        expected = sum(self.expected_count(layer) for layer in layers)
+        assert layers and count_parameters(encoder)["adapters"] == expected
+        assert sum(value.numel() for value in adapter_state(encoder).values()) == expected
+
+    def test_placement_chooses_blocks(self) -> None:
+        for placement in ("last_1", "global"):
+            encoder, layers = self.make(dataclasses.replace(self.config, placement=placement))
+            assert all(layer.site.block == 1 for layer in layers)
+            assert adapter_parameters(encoder)
+            assert all(name.startswith("blocks.1.") for name in adapter_parameters(encoder))
+
+    def test_merging_is_exact_or_refused(self) -> None:
+        encoder, layers = self.make(noise=0.3)
+        encoder.eval()
+        expected = encoder(self.maps())
+        if not self.merges:
+            with pytest.raises(ConfigError, match="can't be merged"):
+                merge_adapters(encoder)
+            assert torch.equal(encoder(self.maps()), expected)
+            return
+        assert merge_adapters(encoder) == len(layers)
+        assert not any(isinstance(module, AdapterLayer) for module in encoder.modules())
+        assert not any(p.requires_grad for p in encoder.parameters())
+        torch.testing.assert_close(encoder(self.maps()), expected, rtol=0, atol=1e-11)
+
     def test_only_the_adapters_train(self) -> None:
-        encoder, _ = make(self.config)
+        encoder, _ = self.make()
         training = {name for name, p in encoder.named_parameters() if p.requires_grad}
         assert training == set(adapter_parameters(encoder))
 
     def test_every_trainable_tensor_has_a_gradient_from_the_task_alone(self) -> None:
-        encoder, _ = make(self.config)
+        encoder, _ = self.make()
         for _ in range(3):
             encoder.zero_grad()
             encoder(self.maps()).square().mean().backward()
@@ -115,34 +197,34 @@ class AdapterContract:
                 parameter.data -= 0.1 * parameter.grad
 
     def test_seed_alone_decides_the_start(self) -> None:
-        first = adapter_state(make(self.config, seed=5)[0])
+        first = adapter_state(self.make(seed=5)[0])
         torch.manual_seed(99)
-        again = adapter_state(make(self.config, seed=5)[0])
-        other = adapter_state(make(self.config, seed=6)[0])
+        again = adapter_state(self.make(seed=5)[0])
+        other = adapter_state(self.make(seed=6)[0])
         assert all(torch.equal(first[name], again[name]) for name in first)
-        assert any(not torch.equal(first[name], other[name]) for name in first)
+        assert any(not torch.equal(first[name], other[name]) for name in first) == self.random_start
 
     def test_state_round_trip_is_exact(self) -> None:
-        source, _ = make(self.config, noise=0.3)
-        target, _ = make(self.config, seed=8)
+        source, _ = self.make(noise=0.3)
+        target, _ = self.make(seed=8)
         load_adapter_state(target, adapter_state(source))
         assert torch.equal(source.eval()(self.maps()), target.eval()(self.maps()))
 
     def test_evaluation_is_deterministic_and_has_no_auxiliary_loss(self) -> None:
-        encoder, layers = make(self.config, noise=0.3)
+        encoder, layers = self.make(noise=0.3)
         encoder.eval()
         assert torch.equal(encoder(self.maps()), encoder(self.maps()))
         assert all(layer.aux_loss is None for layer in layers)
         assert float(collect_balance_loss(layers)) == 0.0
 
     def test_one_picture_does_not_see_another(self) -> None:
-        encoder, _ = make(self.config, noise=0.3)
+        encoder, _ = self.make(noise=0.3)
         encoder.eval()
         x = self.maps()
         torch.testing.assert_close(encoder(x)[1:], encoder(x[1:]), rtol=0, atol=1e-12)
 
     def test_tokens_without_a_grid(self) -> None:
-        encoder, _ = make(self.config, noise=0.3)
+        encoder, _ = self.make(noise=0.3)
         x = self.maps()
         if self.needs_grid:
             with pytest.raises(ConfigError, match="grid"):
@@ -151,13 +233,13 @@ class AdapterContract:
             torch.testing.assert_close(encoder(x.flatten(1, 2)), encoder(x).flatten(1, 2), rtol=0, atol=1e-12)
 
     def test_copy_and_backward_twice(self) -> None:
-        encoder, _ = make(self.config, noise=0.3)
+        encoder, _ = self.make(noise=0.3)
         encoder(self.maps()).sum().backward()
         twin = copy.deepcopy(encoder)
         twin(self.maps()).sum().backward()
 
     def test_bfloat16_autocast(self) -> None:
-        encoder, _ = make(self.config, noise=0.1)
+        encoder, _ = self.make(noise=0.1)
         encoder.float().eval()
         x = self.maps().float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -167,8 +249,10 @@ class AdapterContract:
 
     @pytest.mark.parametrize("layout", ["qkv", "per_head_qkv"])
     def test_rows_of_other_targets_stay_frozen(self, layout: str) -> None:
-        _, layers = make(dataclasses.replace(self.config, targets=("q", "v")), layout=layout, noise=0.3)
+        _, layers = self.make(dataclasses.replace(self.config, targets=("q", "v")), layout=layout, noise=0.3)
         x = self.maps()
+        layers = [layer for layer in layers if layer.site.kind == "qkv"]
+        assert bool(layers) == self.takes_targets
         for layer in layers:
             change = layer(x) - layer.base(x)
             k = layer.site.rows("k")

@@ -149,6 +149,7 @@ class SamViTEncoder(Encoder):
                 name=f"{i}.{path}",
                 module_path=f"blocks.{i}.{path}",
                 kind=kind,
+                part=part,
                 block=i,
                 n_blocks=c.depth,
                 window=0 if i in c.global_blocks else c.window,
@@ -157,8 +158,13 @@ class SamViTEncoder(Encoder):
                 layout="qkv",
             )
             for i in range(c.depth)
-            for path, kind in _SITE_PATHS.items()
+            for path, (kind, part) in _SITE_PATHS.items()
         ]
 
 
-_SITE_PATHS = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.lin1": "mlp", "mlp.lin2": "mlp"}
+_SITE_PATHS = {  # path in a block -> kind, part
+    "attn.qkv": ("qkv", ""),
+    "attn.proj": ("proj", ""),
+    "mlp.lin1": ("mlp", "in"),
+    "mlp.lin2": ("mlp", "out"),
+}

@@ -257,12 +257,13 @@ class TinyViTEncoder(Encoder):
         c, n_blocks, found, index = self.config, sum(self.config.depths[1:]), [], 0
         for stage in (1, 2, 3):
             for b in range(c.depths[stage]):
-                for path, kind in _SITE_PATHS.items():
+                for path, (kind, part) in _SITE_PATHS.items():
                     found.append(
                         Site(
                             name=f"{index}.{path}",
                             module_path=f"layers.{stage}.blocks.{b}.{path}",
                             kind=kind,
+                            part=part,
                             block=index,
                             n_blocks=n_blocks,
                             window=c.windows[stage],
@@ -283,4 +284,9 @@ class TinyViTEncoder(Encoder):
         return super().load_state_dict(known, strict=strict, assign=assign)
 
 
-_SITE_PATHS = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "mlp", "mlp.fc2": "mlp"}
+_SITE_PATHS = {  # path in a block -> kind, part
+    "attn.qkv": ("qkv", ""),
+    "attn.proj": ("proj", ""),
+    "mlp.fc1": ("mlp", "in"),
+    "mlp.fc2": ("mlp", "out"),
+}

@@ -3,8 +3,10 @@
 Both encoders pad a map at the right and bottom up to whole windows, and the padded tokens take part
 in attention as keys (there is no mask), as the published models were trained. All padded tokens are
 equal, so the projection runs on the real tokens only, and its value at a padded token is computed
-once, by the frozen layer: what an adapter adds, it adds to real tokens. (For SAM's ViT padded tokens
-are zero, where LoRA adds nothing anyway.) An adapter that works window by window gets the padded map.
+once. An adapter that changes the linear layer itself (lora, ssf, bitfit: ``pointwise``) changes the padded
+tokens too, as its merged form does; what another adapter adds, it adds to real tokens. (For SAM's ViT
+padded tokens are zero, where LoRA adds nothing anyway.) An adapter that works window by window gets the
+padded map.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def project_padded(linear: nn.Module, x: Tensor, size: tuple[int, int], fill: Te
         return linear(x)
     if works_by_window(linear):
         return linear(pad_map(x, size, fill))
-    return pad_map(linear(x), size, getattr(linear, "base", linear)(fill))
+    padding = linear if getattr(linear, "pointwise", False) else getattr(linear, "base", linear)
+    return pad_map(linear(x), size, padding(fill))
 
 
 def works_by_window(linear: nn.Module) -> bool:

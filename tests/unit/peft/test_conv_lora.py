@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.peft.base import AdapterLayer
 from semseg_automl.peft.conv_lora import ConvLoRALayer
 from semseg_automl.peft.inject import collect_balance_loss
 from tests.contracts.adapter_contract import CHANNELS, WINDOW, AdapterContract, make
@@ -23,24 +24,30 @@ SHAPE = (8, 12)
 class TestConvLoRA(AdapterContract):
     config = CONV
 
+    def expected_count(self, layer: AdapterLayer) -> int:
+        c, r, e = self.config, self.config.rank, self.config.num_experts
+        branches = 3 if c.qkv == "separate" else 1
+        gate = (1 if c.routing == "dense" else 2) * r * e
+        return r * (branches * CHANNELS + 3 * CHANNELS) + branches * (e * (9 * r * r + r) + gate)
 
-class TestDense(AdapterContract):
+
+class TestDense(TestConvLoRA):
     config = dataclasses.replace(CONV, routing="dense")
 
 
-class TestSeparate(AdapterContract):
+class TestSeparate(TestConvLoRA):
     config = dataclasses.replace(CONV, qkv="separate", num_experts=3, top_k=2)
 
 
-class TestWindowed(AdapterContract):
+class TestWindowed(TestConvLoRA):
     config = dataclasses.replace(CONV, gate_scope="window", window_padding="window")
 
 
-class TestGelu(AdapterContract):
+class TestGelu(TestConvLoRA):
     config = dataclasses.replace(CONV, nonlinearity="gelu", num_experts=3)
 
 
-class TestCompat(AdapterContract):
+class TestCompat(TestConvLoRA):
     config = dataclasses.replace(CONV, routing="compat")
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ArtifactError, ConfigError
-from semseg_automl.peft.base import Site
+from semseg_automl.peft.base import AdapterLayer, Site
 from semseg_automl.peft.inject import collect_balance_loss, inject, select_sites
 from semseg_automl.peft.registry import ADAPTERS, resolve_method
 from semseg_automl.peft.state import adapter_state, count_parameters, load_adapter_state
@@ -23,10 +23,14 @@ LORA = AdapterConfig(adapter="lora", rank=2)
 class TestLoRA(AdapterContract):
     config = LORA
     needs_grid = False
+    merges = True
+
+    def expected_count(self, layer: AdapterLayer) -> int:
+        branches = 3 if self.config.qkv == "separate" else 1
+        return self.config.rank * (branches * CHANNELS + 3 * CHANNELS)
 
 
-class TestSeparateLoRA(AdapterContract):
-    needs_grid = False
+class TestSeparateLoRA(TestLoRA):
     config = dataclasses.replace(LORA, qkv="separate")
 
 

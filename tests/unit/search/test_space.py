@@ -7,6 +7,7 @@ import pytest
 from semseg_automl import space
 from semseg_automl.core.config import AdapterConfig, RunConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.peft.registry import ADAPTERS
 from semseg_automl.search.space import Categorical, Int, Real, default_space, split_hyperparameters
 
 
@@ -66,6 +67,10 @@ def test_unknown_names_are_refused_with_a_guess() -> None:
         (AdapterConfig(), {"rank", "num_experts", "learning_rate"}),
         (AdapterConfig(adapter="lora"), {"rank", "learning_rate"}),
         (AdapterConfig(adapter="decoder_only"), {"decoder_learning_rate"}),
+        (AdapterConfig(adapter="multi_scale_lora"), {"rank", "num_experts", "learning_rate"}),
+        (AdapterConfig(adapter="mona"), {"rank", "learning_rate"}),
+        (AdapterConfig(adapter="ssf"), {"learning_rate"}),
+        (AdapterConfig(adapter="full"), {"learning_rate"}),
         (AdapterConfig(num_experts=3, scales=(1, 2, 4)), {"rank", "learning_rate"}),
         (AdapterConfig(top_k=4), {"rank", "learning_rate"}),
     ],
@@ -74,7 +79,8 @@ def test_default_space_holds_what_the_adapter_has(adapter: AdapterConfig, names:
     assert set(default_space(adapter)) == names
 
 
-def test_defaults_lie_inside_the_default_space() -> None:
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_defaults_lie_inside_the_default_space(adapter: str) -> None:
     flat = RunConfig().flat()
-    for name, entry in default_space(AdapterConfig()).items():
+    for name, entry in default_space(AdapterConfig(adapter=adapter)).items():
         assert entry.lower <= flat[name] <= entry.upper
