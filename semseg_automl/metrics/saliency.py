@@ -72,9 +72,10 @@ def e_measure(probability: NDArray, target: NDArray) -> float:
 def f_measure(probability: NDArray, target: NDArray) -> float:
     """F-measure (beta^2 = 0.3) at the picture's adaptive threshold.
 
-    Achanta et al., Frequency-tuned Salient Region Detection, CVPR 2009: the threshold is twice
-    the picture's mean probability, at most 1. Not the maximum over thresholds. No foreground in truth: 0, or NaN where all probabilities are 0. Probabilities that
-    are all 0 predict no foreground (a threshold of 0 would call every pixel foreground): 0.
+    Achanta et al., Frequency-tuned Salient Region Detection, CVPR 2009: the threshold is twice the
+    picture's mean probability, at most 1; not the maximum over thresholds. No foreground in truth: 0,
+    or NaN where all probabilities are 0. Probabilities that are all 0 predict no foreground: 0 (the
+    threshold 0 would call every pixel foreground, as published codes do).
     """
     p, truth = valid_pixels(probability, target)  # (N,) each
     p = p.astype(np.float64)

@@ -51,9 +51,9 @@ def cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def main() -> None:
     """Ask the libraries and store their answers with their versions."""
-    import skimage
     from importlib import metadata
 
+    import skimage
     from py_sod_metrics import MAE, Emeasure, Fmeasure, Smeasure, WeightedFmeasure
     from skimage.morphology import skeletonize, thin
 
