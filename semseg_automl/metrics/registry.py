@@ -186,7 +186,9 @@ def user_metric(function: UserMetric) -> MetricSpec:
         try:
             return float(value)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"The metric {name!r} must return a float, got {value!r}.") from error
+            raise ConfigError(
+                f"The metric {name!r} must return a number (NaN leaves the picture out), got {value!r}."
+            ) from error
 
     return _measured(name, measure)
 
@@ -204,7 +206,7 @@ def resolve_metrics(
     if names is None:
         names = DEFAULT_METRICS[problem_type]
     chosen = [names] if isinstance(names, str) or callable(names) else list(names)
-    functions = {f for f in chosen if callable(f)}
+    functions = {id(f) for f in chosen if callable(f)}
     specs = tuple(user_metric(f) if callable(f) else resolve_metric(f, problem_type) for f in chosen)
     if len({s.name for s in specs if s.name not in METRICS}) < len(functions):
         raise ConfigError("Two functions in metrics have the same name. Give each its own __name__.")

@@ -195,6 +195,15 @@ class TestFunctions:
         assert evaluator.result("iou") == filled(None).result("iou")
         assert "share_of_foreground" in evaluator.per_image(metrics)[0]
 
+    def test_objects_without_a_hash_or_name(self) -> None:
+        class Accuracy:
+            __hash__ = None  # type: ignore[assignment]
+
+            def __call__(self, truth: NDArray, prediction: NDArray) -> float:
+                return float((truth == prediction).mean())
+
+        assert [s.name for s in resolve_metrics([Accuracy(), "iou"], "binary")] == ["Accuracy", "iou"]
+
     def test_errors(self) -> None:
         def iou(truth: NDArray, prediction: NDArray) -> float:
             return 0.0
@@ -203,7 +212,7 @@ class TestFunctions:
             resolve_metrics(iou, "binary")
         with pytest.raises(ConfigError, match="same name"):
             resolve_metrics([lambda t, p: 0.0, lambda t, p: 1.0], "binary")
-        with pytest.raises(ConfigError, match="must return a float"):
+        with pytest.raises(ConfigError, match="must return a number"):
             filled(lambda t, p: "good")
         with pytest.raises(ConfigError, match="eval_metric must be a name"):
             resolve_metric(share_of_foreground, "binary")  # type: ignore[arg-type]
