@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from semseg_automl.core.errors import DataError
+from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples, check_table
 from semseg_automl.data.labels import read_raw_mask
 from semseg_automl.inference.tiling import TileRule
 from semseg_automl.inference.writer import MaskWriter
+from semseg_automl.metrics.bootstrap import check_level
 from semseg_automl.metrics.evaluator import Evaluator
+from semseg_automl.metrics.registry import UserMetric
 
 if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
@@ -81,20 +83,26 @@ def evaluate_table(
     seg: SemanticSegmentor,
     data: Any,
     y: Any,
-    names: Iterable[str] | None,
+    names: Iterable[str | UserMetric] | None,
     *,
     per_class: bool,
     per_image: bool,
     strict_labels: bool,
     tile: TileRule,
+    confidence: float | None,
 ) -> Any:
     """See ``SemanticSegmentor.evaluate``: one pass, one picture's probabilities at a time."""
     predictor = seg._get_predictor()
     label_map = seg._model.label_map
     binary = label_map.problem_type == "binary"
-    evaluator = Evaluator(label_map.n_classes, binary, predictor.threshold if binary else 0.5)
     metrics = None if names is None else list(names)
-    evaluator.result(metrics)  # a wrong name is refused before any work
+    evaluator = Evaluator(  # refuses a wrong name before any work
+        label_map.n_classes, binary, predictor.threshold if binary else 0.5, metrics=metrics
+    )
+    if confidence is not None:
+        check_level(confidence)
+        if per_class or per_image:
+            raise ConfigError("confidence is for the whole table: leave out per_class and per_image.")
     samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
     targets = _targets(samples, label_map, strict_labels)
     order = []
@@ -108,6 +116,9 @@ def evaluate_table(
     if per_image:
         frame = pd.DataFrame(evaluator.per_image(metrics), index=samples.index[order])
         return frame.iloc[np.argsort(order)]
+    if confidence is not None:
+        rows = pd.DataFrame.from_dict(evaluator.intervals(metrics, level=confidence), orient="index")
+        return rows.rename_axis(index="metric")
     return evaluator.result(metrics)
 
 

@@ -21,7 +21,7 @@ def majority_class(scan: LabelScan, label_map: LabelMap) -> int:
 def majority_score(samples: Samples, label_map: LabelMap, constant: int, metric: str) -> float:
     """The metric (greater is better) of predicting class ``constant`` everywhere."""
     binary = label_map.problem_type == "binary"
-    evaluator = Evaluator(label_map.n_classes, binary)
+    evaluator = Evaluator(label_map.n_classes, binary, metrics=metric)
     for mask in samples.masks or ():
         target = read_mask(mask, label_map)
         probability = np.zeros((label_map.n_classes, *target.shape), np.float32)

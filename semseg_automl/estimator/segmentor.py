@@ -259,7 +259,7 @@ class SemanticSegmentor(BaseEstimator):
     def evaluate(
         self,
         data: Any,
-        metrics: str | Iterable[str] | None = None,
+        metrics: str | Callable[..., float] | Iterable[str | Callable[..., float]] | None = None,
         *,
         y: Any = None,
         per_class: bool = False,
@@ -267,31 +267,38 @@ class SemanticSegmentor(BaseEstimator):
         strict_labels: bool = False,
         tile: Any = "auto",
         tile_overlap: float = 0.25,
+        confidence: float | None = None,
     ) -> Any:
         """Score the model on a labelled table, at the pictures' own size.
 
         Parameters
         ----------
         data : table with masks
-        metrics : name, names or None
+        metrics : name, function, several of them, or None
             None: iou, dice, pixel_accuracy, ber, mae (binary); mean_iou, dice, pixel_accuracy.
             ``mean_iou`` and ``iou`` are dataset-level: pixels of all pictures are counted together.
+            Means over pictures: mean_image_iou, boundary_f, hausdorff_95, cl_dice, and for binary
+            problems s_measure, e_measure, f_measure, weighted_f_measure (docstrings in ``metrics``).
+            A function gets (truth, prediction), (H, W) class indices with -1 = ignored in the truth,
+            and returns a float; its mean over pictures (NaN left out) stands under its ``__name__``.
         per_class, per_image : bool
             Return a DataFrame with a row per class, or per picture (indexed as the input).
         strict_labels : bool
             Raw values never seen in training: an error instead of being ignored with one warning.
         tile, tile_overlap : as in :meth:`predict`
             One picture's probabilities are held at once, in tiles too.
+        confidence : float in 0..1, optional
+            Such as 0.95: percentile intervals from 1000 bootstrap draws of pictures, always the same draws.
 
         Returns
         -------
-        dict of float, or DataFrame
+        dict of float, or DataFrame (with ``confidence``: a row per metric; value, low, high)
         """
         from semseg_automl.estimator._use import evaluate_table
         from semseg_automl.inference.tiling import TileRule
 
         rule = TileRule.of(tile, tile_overlap)
-        names = [metrics] if isinstance(metrics, str) else metrics
+        names = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
         with logging_at(self.verbosity):
             return evaluate_table(
                 self,
@@ -302,6 +309,7 @@ class SemanticSegmentor(BaseEstimator):
                 per_image=per_image,
                 strict_labels=strict_labels,
                 tile=rule,
+                confidence=confidence,
             )
 
     def score(self, X: Any, y: Any = None) -> float:

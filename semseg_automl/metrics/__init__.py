@@ -1,1 +1,1 @@
-"""Dataset-level segmentation metrics from confusion matrices and probability histograms."""
+"""Segmentation metrics: from confusion matrices and histograms of a data set, and picture by picture."""

@@ -1,7 +1,7 @@
 """Metrics as pure functions of a (K, K) confusion matrix, rows = truth, columns = prediction.
 
 A class that neither truth nor prediction shows is NaN per class and left out of means; a mean over
-nothing is NaN. Everything is dataset-level: counts are added over pictures before dividing.
+nothing is NaN. Everything here is dataset-level: counts are added over pictures before dividing.
 """
 
 from __future__ import annotations
@@ -69,6 +69,20 @@ def ber(matrix: NDArray[np.int64]) -> float:
     times 100.
     """
     return 1.0 - mean_of_known(per_class_recall(matrix))
+
+
+def kappa(matrix: NDArray[np.int64]) -> float:
+    """Cohen's kappa, (p_o - p_e) / (1 - p_e), at most 1 (0: no better than chance).
+
+    p_o is the share of right pixels, p_e the share that two independent raters with these class
+    frequencies would have (Cohen, Educational and Psychological Measurement, 1960). NaN without
+    pixels, and where truth and prediction are one and the same class everywhere.
+    """
+    shares = matrix / max(int(matrix.sum()), 1)
+    chance = float(shares.sum(0) @ shares.sum(1))
+    if not matrix.any() or np.count_nonzero(matrix.sum(0) + matrix.sum(1)) == 1:
+        return float("nan")
+    return (float(np.trace(shares)) - chance) / (1 - chance)
 
 
 def mean_of_known(values: NDArray[np.float64]) -> float:

@@ -9,16 +9,48 @@ from semseg_automl.core.errors import ConfigError, DataError, unknown_name
 from semseg_automl.metrics import functional
 from semseg_automl.metrics.confusion import IGNORE
 
-_CRITERIA = {
+CURVE_METRICS = {
     "iou": (functional.binary_iou, 1.0),
     "dice": (functional.binary_dice, 1.0),
     "mean_iou": (functional.mean_iou, 1.0),
     "pixel_accuracy": (functional.pixel_accuracy, 1.0),
     "ber": (functional.ber, -1.0),
+    "kappa": (functional.kappa, 1.0),
 }
+"""Metrics that choose a threshold: their function of a (2, 2) matrix, and 1 if higher is better, else -1."""
 
 _SLACK = 1e-4
 """How far rounding may carry a probability out of 0..1; beyond that it is an error."""
+
+
+def valid_pixels(probability: NDArray, target: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+    """The pixels of one picture that count.
+
+    Parameters
+    ----------
+    probability
+        (H, W) floats in 0..1: foreground probability.
+    target
+        (H, W) class indices: 1 foreground, 0 background, IGNORE left out.
+
+    Returns
+    -------
+    Probabilities, clipped to 0..1, and whether the truth is foreground; both (N,).
+
+    Raises
+    ------
+    DataError
+        If sizes differ, or a valid pixel's probability is NaN or outside 0..1.
+    """
+    if probability.shape != target.shape:
+        raise DataError(
+            f"Probabilities {probability.shape} and target {target.shape} must have the same size."
+        )
+    valid = target != IGNORE
+    p = probability[valid]  # (H, W) -> (N,)
+    if p.size and not (p.min() >= -_SLACK and p.max() <= 1 + _SLACK):  # also catches NaN
+        raise DataError(f"Probabilities must lie in 0..1, got {p.min()}..{p.max()}.")
+    return p.clip(0, 1), target[valid] == 1
 
 
 class ThresholdCurve:
@@ -45,30 +77,11 @@ class ThresholdCurve:
     def update(self, probability: NDArray, target: NDArray) -> tuple[float, int]:
         """Add one picture and return its sum of |p - t| and its number of valid pixels.
 
-        Parameters
-        ----------
-        probability
-            (H, W) floats in 0..1: foreground probability.
-        target
-            (H, W) class indices: 1 foreground, 0 background, IGNORE left out.
-
-        Raises
-        ------
-        DataError
-            If sizes differ, or a valid pixel's probability is NaN or outside 0..1.
+        Parameters and errors are those of :func:`valid_pixels`.
         """
-        if probability.shape != target.shape:
-            raise DataError(
-                f"Probabilities {probability.shape} and target {target.shape} must have the same size."
-            )
-        valid = target != IGNORE
-        p = probability[valid]  # (H, W) -> (N,)
-        truth = target[valid] == 1
+        p, truth = valid_pixels(probability, target)  # (N,) each
         if not p.size:
             return 0.0, 0
-        if not (p.min() >= -_SLACK and p.max() <= 1 + _SLACK):  # also catches NaN
-            raise DataError(f"Probabilities must lie in 0..1, got {p.min()}..{p.max()}.")
-        p = p.clip(0, 1)
         cells = (p * self.bins).astype(np.int64) + truth * (self.bins + 1)
         counts = np.bincount(cells, minlength=2 * (self.bins + 1))
         self.counts += counts.reshape(2, self.bins + 1)  # (2 * (bins + 1),) -> (2, bins + 1)
@@ -99,15 +112,17 @@ class ThresholdCurve:
 
         Ties go to the threshold nearest to 0.5, then to the lower one. Without a true foreground
         pixel, or without a pixel at all, the answer is 0.5 with its value (which may be NaN).
-        ``metric``: "iou", "dice", "mean_iou", "pixel_accuracy" or "ber" (lowest is best).
+        ``metric``: "iou", "dice", "mean_iou", "pixel_accuracy", "kappa" or "ber" (lowest is best).
         """
-        if metric not in _CRITERIA:
-            raise unknown_name("metric for a threshold", metric, _CRITERIA)
-        compute, sign = _CRITERIA[metric]
+        if metric not in CURVE_METRICS:
+            raise unknown_name("metric for a threshold", metric, CURVE_METRICS)
+        compute, sign = CURVE_METRICS[metric]
         if not self.counts[1].sum():
             return 0.5, compute(self.matrix(0.5))
         order = sorted(range(1, self.bins), key=lambda cut: (abs(cut - self.bins / 2), cut))
         values = np.array([sign * compute(self.matrix(cut / self.bins)) for cut in order])
+        if np.isnan(values).all():
+            return 0.5, float("nan")
         best = int(np.nanargmax(values))  # the first of equals
         return order[best] / self.bins, float(sign * values[best])
 

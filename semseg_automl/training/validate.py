@@ -12,6 +12,7 @@ import torch
 
 from semseg_automl.data.dataset import SegmentationDataset
 from semseg_automl.metrics.evaluator import Evaluator
+from semseg_automl.metrics.probability import CURVE_METRICS
 from semseg_automl.metrics.registry import resolve_metric
 from semseg_automl.models.postprocess import logits_to_original, probabilities
 from semseg_automl.models.segmenter import Segmenter
@@ -66,7 +67,7 @@ def validate(
     started = time.perf_counter()
     label_map = dataset.label_map
     binary = label_map.problem_type == "binary"
-    evaluator = Evaluator(label_map.n_classes, binary)
+    evaluator = Evaluator(label_map.n_classes, binary, metrics=eval_metric)
     device = next(segmenter.parameters()).device
     seen = 0
     with eval_mode(segmenter):
@@ -90,7 +91,7 @@ def _summary(evaluator: Evaluator, eval_metric: str, seen: int, total: int, seco
     metrics = evaluator.result()
     value = metrics.get(spec.name, float("nan"))
     if evaluator.curve is not None:
-        criterion = spec.name if spec.name in {"iou", "dice", "mean_iou", "pixel_accuracy", "ber"} else "iou"
+        criterion = spec.name if spec.name in CURVE_METRICS else "iou"
         threshold, best = evaluator.curve.best_threshold(criterion)
         metrics = metrics | {criterion: best}
         value = metrics.get(spec.name, value)

@@ -170,14 +170,14 @@ class TestEvaluator:
 
     def test_merge_is_one_pass_over_both(self) -> None:
         rng = np.random.default_rng(0)
-        whole, left, right = (Evaluator(2, True) for _ in range(3))
+        names = list(METRICS)
+        whole, left, right = (Evaluator(2, True, metrics=names) for _ in range(3))
         for i in range(4):
             p, target = rng.random((2, 5, 6), dtype=np.float32), rng.integers(0, 2, (5, 6))
             p /= p.sum(0)
             whole.add(p, target)
             (left if i < 2 else right).add(p, target)
         left.merge(right)
-        names = list(METRICS)
         assert left.result(names) == pytest.approx(whole.result(names))
         assert left.per_image() == whole.per_image() and len(left) == 4
         with pytest.raises(ConfigError, match="merge"):
