@@ -156,7 +156,9 @@ def make_plan(request: FitRequest, print_: Fingerprint, probe: Probe, remaining:
     if "image_size" not in request.given:
         scale = natural_side(print_, request.size_factor) / max(print_.height, print_.width)
         val = print_.n_val * print_.height * print_.width * scale**2 / 1e6 * probe.predict_seconds_per_mpx
-        usable = _TRAINING_SHARE * remaining - min(val, 0.1 * remaining) if math.isfinite(remaining) else math.inf
+        usable = math.inf
+        if math.isfinite(remaining):
+            usable = _TRAINING_SHARE * remaining - min(val, 0.1 * remaining)
         side, crop, reason = choose_size(print_, probe, usable, request.size_factor)
         changes: dict[str, object] = {"image_size": side}
         if "crop_size" not in request.given:
