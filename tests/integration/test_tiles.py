@@ -33,6 +33,7 @@ def test_auto_cuts_large_pictures_and_says_so(
     found, whole = seg.predict_proba(large), seg.predict_proba(large, tile=None)
     assert found.shape == whole.shape == (3, 170, 330) and not np.array_equal(found, whole)
     np.testing.assert_array_equal(seg.predict_proba(large, tile=64), found)  # the model's size is 64
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="semseg_automl"):
         mask = seg.predict(large)
     assert caplog.text.count("1 of 1 pictures are predicted in tiles, over 2 times as long as any") == 1
