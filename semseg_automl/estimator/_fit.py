@@ -219,4 +219,5 @@ def _job(
         num_workers=automatic if isinstance(request.num_workers, str) else request.num_workers,
         seed=request.seed,
         init=init,
+        tta=find_preset(request.preset)[1].tta,
     )

@@ -23,7 +23,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "medium_quality": Preset(),
+    "medium_quality": Preset(tta=True),
     "high_quality": Preset(hyperparameters={"augment": "strong"}, tta=True, size_factor=1.25),
     "best_quality": Preset(
         hyperparameters={"augment": "strong", "max_epochs": 60}, tta=True, size_factor=1.5, finish_share=0.3

@@ -44,6 +44,25 @@ def probabilities(logits: Tensor) -> Tensor:
     return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)])
 
 
+def mirror_padded(image: Tensor, geometry: Geometry) -> Tensor:
+    """The network's input for the mirrored picture, made from the picture's own.
+
+    Parameters
+    ----------
+    image : (3, H', W') float, padded with zeros at the right and bottom.
+    geometry : how the picture was resized and padded.
+
+    Returns
+    -------
+    Tensor
+        (3, H', W'): the picture mirrored left to right, its padding still at the right and bottom.
+    """
+    h, w = geometry.resized
+    mirrored = torch.zeros_like(image)
+    mirrored[..., :h, :w] = image[..., :h, :w].flip(-1)
+    return mirrored
+
+
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x

@@ -71,9 +71,11 @@ class Coach(lightning.Callback):
         *,
         eval_metric: str,
         precision: str,
+        mirror: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        self.mirror = mirror
         self.dataset = dataset
         self.pacer = pacer
         self.hooks = hooks
@@ -172,7 +174,8 @@ class Coach(lightning.Callback):
         """Seconds that a validation takes: the latest, or a guess from the step time."""
         if self.val_cost:
             return self.val_cost
-        return _PREDICT_COST * self.seconds_per_step * len(self.dataset) / max(1, self.micro_batch)
+        passes = len(self.dataset) * (1 + self.mirror)
+        return _PREDICT_COST * self.seconds_per_step * passes / max(1, self.micro_batch)
 
     @property
     def seconds_per_step(self) -> float:
@@ -194,7 +197,7 @@ class Coach(lightning.Callback):
             affordable = _VALIDATION_SHARE * total / max(self.validation_estimate(), 1e-3)
         else:  # from counts alone: without a limit, the result must not depend on the machine's speed
             samples = (self.pacer.max_steps or 1) * self.batch_size
-            affordable = _VALIDATION_SHARE * samples / (_PREDICT_COST * len(self.dataset))
+            affordable = _VALIDATION_SHARE * samples / (_PREDICT_COST * len(self.dataset) * (1 + self.mirror))
         return 1.0 / max(1.0, min(_MAX_VALIDATIONS, affordable))
 
     def run_validation(self, module: SegmentationModule, step: int) -> None:
@@ -207,6 +210,7 @@ class Coach(lightning.Callback):
                 self.dataset,
                 eval_metric=self.eval_metric,
                 precision=self.precision,
+                mirror=self.mirror,
                 out_of_time=lambda: self.hooks.remaining() <= 0,
             )
             if self._is_better(result):

@@ -136,7 +136,14 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
         segmenter, job.config, job.label_map.problem_type, pacer.fraction, job.class_weights, world=world
     )
     coach = Coach(
-        val_set, pacer, hooks, eval_metric=job.eval_metric, precision=job.precision, rank=rank, world=world
+        val_set,
+        pacer,
+        hooks,
+        eval_metric=job.eval_metric,
+        precision=job.precision,
+        mirror=job.tta,
+        rank=rank,
+        world=world,
     )
     micro = micro_batch(job, world)
     coach.micro_batch, coach.batch_size = micro, optim.batch_size

@@ -29,7 +29,8 @@ class TrainJob:
 
     ``precision`` is Lightning's name ("32-true", "bf16-mixed"). ``max_steps`` counts optimiser
     steps; None means ``config.optim.max_epochs`` epochs. ``eval_metric`` is a name of
-    ``metrics.registry``. ``init`` starts from trained tensors instead of the backbone's.
+    ``metrics.registry``. ``init`` starts from trained tensors instead of the backbone's. ``tta``:
+    validate as prediction will be, averaged with the mirrored picture.
     """
 
     config: RunConfig
@@ -48,6 +49,7 @@ class TrainJob:
     init: ModelState | None = None
     micro_batch_size: int | None = None
     class_weights: tuple[float, ...] | None = None
+    tta: bool = False
 
 
 def _never(_step: int, _score: float) -> bool:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from semseg_automl.data.dataset import SegmentationDataset
+from semseg_automl.data.preprocess import Geometry
 from semseg_automl.metrics.evaluator import Evaluator
 from semseg_automl.metrics.probability import CURVE_METRICS
 from semseg_automl.metrics.registry import resolve_metric
-from semseg_automl.models.postprocess import logits_to_original, probabilities
+from semseg_automl.models.postprocess import logits_to_original, mirror_padded, probabilities
 from semseg_automl.models.segmenter import Segmenter
 
 
@@ -56,13 +57,15 @@ def validate(
     *,
     eval_metric: str,
     precision: str = "32-true",
+    mirror: bool = False,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Validation:
     """Score ``segmenter`` on every picture of ``dataset``.
 
     For binary problems the decision threshold that maximises the metric (IoU for metrics
-    without a curve of their own) is chosen from the same pass. ``out_of_time`` is asked after
-    each picture; at least one picture is always scored.
+    without a curve of their own) is chosen from the same pass. With ``mirror`` each picture's
+    probabilities are averaged with those of the mirrored picture, as prediction with ``tta`` does.
+    ``out_of_time`` is asked after each picture; at least one picture is always scored.
     """
     started = time.perf_counter()
     label_map = dataset.label_map
@@ -74,8 +77,8 @@ def validate(
         for i in range(len(dataset)):
             image, target, geometry = dataset.full_size(i)
             with autocast(device, precision):
-                logits = segmenter(image[None].to(device))[0].float()
-            probability = probabilities(logits_to_original(logits, geometry)).cpu().numpy()
+                found = _probabilities(segmenter, image.to(device), geometry, mirror)
+            probability = found.cpu().numpy()
             if not np.isfinite(probability).all():
                 raise FloatingPointError("the network's output is not finite")
             evaluator.add(probability, target)
@@ -83,6 +86,16 @@ def validate(
             if out_of_time():
                 break
     return _summary(evaluator, eval_metric, seen, len(dataset), time.perf_counter() - started)
+
+
+def _probabilities(
+    segmenter: Segmenter, image: torch.Tensor, geometry: Geometry, mirror: bool
+) -> torch.Tensor:
+    """(K, H, W) at the picture's own size, of (3, H', W'); K = 2 for one logit."""
+    images = torch.stack([image, mirror_padded(image, geometry)] if mirror else [image])
+    logits = segmenter(images).float()  # (1 or 2, K, h, w)
+    found = [probabilities(logits_to_original(x, geometry)) for x in logits]
+    return (found[0] + found[1].flip(-1)) / 2 if mirror else found[0]
 
 
 def _summary(evaluator: Evaluator, eval_metric: str, seen: int, total: int, seconds: float) -> Validation:

@@ -36,6 +36,18 @@ def test_three_lines_in_an_empty_folder(
     assert again.path_ != seg.path_  # a second fit never writes into the first one's folder
 
 
+@pytest.mark.parametrize("preset", ["medium_quality", "fast_inference"])
+def test_the_validation_score_is_what_evaluate_gives(
+    preset: str, mixed_sizes: pd.DataFrame, tmp_path: Path
+) -> None:
+    """With the mirrored picture and without, for pictures of several sizes."""
+    train, val = mixed_sizes.iloc[::2], mixed_sizes.iloc[1::2]
+    seg = tiny(tmp_path / "m").fit(train, tuning_data=val, presets=preset, **NO_SEARCH)
+    assert seg.evaluate(val)["mean_iou"] == pytest.approx(seg.best_score_, abs=1e-4)
+    masks, mirrored = seg.predict_proba(val), seg.predict_proba(val, tta=preset != "medium_quality")
+    assert not all(np.allclose(a, b, atol=1e-4) for a, b in zip(masks, mirrored, strict=True))
+
+
 def test_a_fresh_process_gives_bit_equal_masks(
     multiclass: SemanticSegmentor, textures: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ def test_threshold_curve_is_exact_on_its_grid() -> None:
     threshold, value = curve.best_threshold()
     assert value == pytest.approx(expected[1:-1].max())
     assert sk.jaccard_score(true, prob >= threshold) == pytest.approx(value)
-    for name, score in (("dice", sk.f1_score), ("pixel_accuracy", sk.accuracy_score)):
+    scores = {"dice": sk.f1_score, "pixel_accuracy": sk.accuracy_score, "kappa": sk.cohen_kappa_score}
+    for name, score in scores.items():
         best = max(score(true, prob >= g) for g in grid[1:-1])
         assert curve.best_threshold(name)[1] == pytest.approx(best)

@@ -96,6 +96,7 @@ def one_hot(mask: NDArray) -> torch.Tensor:
     return torch.from_numpy(np.stack([~mask, mask]).astype(np.float32))[None]  # (H, W) -> (1, 2, H, W)
 
 
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")
 @pytest.mark.parametrize("seed", range(8))
 class TestAgainstMonai:
     """MONAI computes in float32: relative tolerance 1e-5."""

@@ -114,6 +114,12 @@ class TestThresholdCurve:
         threshold, value = curve.best_threshold("ber")
         assert 0.2 < threshold <= 0.25 and value == 0.0
 
+    def test_a_metric_undefined_at_every_threshold_stays_at_a_half(self) -> None:
+        curve = ThresholdCurve()
+        curve.update(np.ones((2, 2), np.float32), np.ones((2, 2), int))
+        threshold, value = curve.best_threshold("kappa")
+        assert threshold == 0.5 and math.isnan(value)
+
     def test_rounding_is_forgiven_and_errors_are_not(self) -> None:
         curve = ThresholdCurve()
         curve.update(np.array([[1.00001, -0.00001]], np.float32), np.array([[1, 0]]))
