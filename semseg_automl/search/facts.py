@@ -20,6 +20,8 @@ from semseg_automl.training.probe import matmul_pays, time_steps
 _LOG = get_logger("search")
 _PROBE_SHARE = 0.05
 _BF16_GAIN = 0.92
+_PROBE_SIDES = ((120.0, 448), (20.0, 320), (-float("inf"), 128))
+"""Side of the probe's pictures where more than so many seconds remain."""
 _LONG = 20.0  # seconds from which a probe of the real size, in two precisions, is worth its time
 
 
@@ -43,9 +45,11 @@ def probe_speed(job: TrainJob, print_: Fingerprint, remaining: float) -> Probe:
     """Time real steps of the job's network in float32 and, if there is time, in bfloat16.
 
     The picture size of the probe is small where the limit is short, so that the probe takes at
-    most about a twentieth of it; the cost scales with the number of pixels.
+    most about a twentieth of it; the cost scales with the number of pixels. (Not quite: attention
+    windows are padded, so a picture that fills them is the one to measure where there is time.)
     """
-    side = min(natural_side(print_), 320 if remaining > _LONG else 128)
+    fitting = next(side for seconds, side in _PROBE_SIDES if remaining > seconds)
+    side = min(natural_side(print_), fitting)
     mpx = side * side / 1e6
     batch = min(2, job.config.optim.batch_size)
     deadline = time.perf_counter() + _PROBE_SHARE * remaining
