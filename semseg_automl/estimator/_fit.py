@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semseg_automl.core.errors import ArtifactError, unknown_name
@@ -12,13 +13,14 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.engines.local import ENGINES
 from semseg_automl.estimator import _store
 from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper
+from semseg_automl.estimator._lock import hold
 from semseg_automl.estimator._resolve import find_preset, resolve_request
 from semseg_automl.estimator._tables import Tables, prepare_tables
 from semseg_automl.metrics.registry import resolve_metric
 from semseg_automl.models.checkpoints import ResolvedWeights, resolve_weights
 from semseg_automl.models.choose import choose_backbone
 from semseg_automl.models.devices import DeviceChoice, pick_devices
-from semseg_automl.search.budget import Budget, catch_interrupt
+from semseg_automl.search.budget import Budget, Interrupt, catch_interrupt
 from semseg_automl.search.facts import fingerprint
 from semseg_automl.search.planner import DEFAULT_SEARCH_SECONDS
 from semseg_automl.search.progress import progress_bar
@@ -55,11 +57,29 @@ class FitArguments:
     started: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """What is learned, from which weights, on what, and where the model goes."""
+
+    tables: Tables
+    metric: str
+    weights: ResolvedWeights
+    devices: DeviceChoice
+    folder: Path
+
+
 def fit_segmentor(seg: SemanticSegmentor, args: FitArguments) -> Fitted:
     """Run a whole fit; see ``SemanticSegmentor.fit``."""
     imported = time.monotonic() - args.started
     request = _checked(seg, args)  # wrong arguments are told before any work is done
     budget = Budget(request.time_limit, started=args.started)
+    problem = _prepare(seg, args)
+    with hold(problem.folder):
+        return _fit_into(seg, args, problem, request, budget, imported)
+
+
+def _prepare(seg: SemanticSegmentor, args: FitArguments) -> _Problem:
+    """Check the tables, find the weights, create the folder."""
     devices = pick_devices(args.devices)
     tables = prepare_tables(
         args.train_data,
@@ -77,32 +97,56 @@ def fit_segmentor(seg: SemanticSegmentor, args: FitArguments) -> Fitted:
     metric = resolve_metric(seg.eval_metric, tables.label_map.problem_type).name
     weights = resolve_weights(_backbone(seg, devices))
     folder = _store.choose_folder(seg.path, resume=args.resume, is_clone=getattr(seg, "_is_clone", False))
+    return _Problem(tables=tables, metric=metric, weights=weights, devices=devices, folder=folder)
+
+
+def _fit_into(
+    seg: SemanticSegmentor,
+    args: FitArguments,
+    problem: _Problem,
+    request: FitRequest,
+    budget: Budget,
+    imported: float,
+) -> Fitted:
+    """Search, train and store; a SIGTERM that comes meanwhile is obeyed when the model is safe."""
+    folder, weights, tables = problem.folder, problem.weights, problem.tables
     request = replace(
-        request, eval_metric=metric, folder=folder, config=request.config.replace(backbone=weights.name)
+        request,
+        eval_metric=problem.metric,
+        folder=folder,
+        config=request.config.replace(backbone=weights.name),
     )
     earlier = Earlier.read(folder) if args.resume and _store.holds_model(folder) else None
     if earlier is not None:
-        _check_same_problem(earlier, tables, metric)
+        _check_same_problem(earlier, tables, problem.metric)
         if earlier.is_finished(budget.limit, request.config.optim.max_epochs):
             _LOG.info("Nothing is left to do: the model in %s is finished.", folder)
             return earlier
         budget = Budget(request.time_limit, started=args.started - earlier.seconds)
     request, init = _start_from(args.init_from, earlier, tables, request, weights.name)
-    job = _job(request, tables, weights, devices, metric, init)
+    job = _job(request, problem, init)
     before = {"import": imported, "prepare": time.monotonic() - args.started - imported}
     _LOG.info(
-        "Model folder: %s. Backbone: %s (%s). Device: %s.", folder, weights.name, weights.source, devices
+        "Model folder: %s. Backbone: %s (%s). Device: %s.",
+        folder,
+        weights.name,
+        weights.source,
+        problem.devices,
     )
     keeper = Keeper(
         folder=folder,
         tables=tables,
         weights=weights,
-        metric=metric,
-        facts={"preset": request.preset, "tta": find_preset(request.preset)[1].tta, **_columns(seg)},
+        metric=problem.metric,
+        facts={"preset": request.preset, "tta": job.tta, **_columns(seg)},
         earlier=earlier,
     )
-    outcome = _run(request, job, tables, budget, keeper, args.engine)
-    return keeper.close(outcome, before, budget.elapsed(), budget.limit)
+    stop = Interrupt()
+    try:
+        outcome = _run(request, job, tables, budget, keeper, args.engine, stop)
+        return keeper.close(outcome, before, budget.elapsed(), budget.limit)
+    finally:
+        stop.deliver()
 
 
 def _checked(seg: SemanticSegmentor, args: FitArguments) -> FitRequest:
@@ -166,11 +210,17 @@ def _check_same_problem(earlier: Earlier, tables: Tables, metric: str) -> None:
 
 
 def _run(
-    request: FitRequest, job: TrainJob, tables: Tables, budget: Budget, keeper: Keeper, engine: str
+    request: FitRequest,
+    job: TrainJob,
+    tables: Tables,
+    budget: Budget,
+    keeper: Keeper,
+    engine: str,
+    stop: Interrupt,
 ) -> Outcome:
-    """The search, with Ctrl-C caught and a progress bar."""
+    """The search, with Ctrl-C and SIGTERM caught and a progress bar."""
     print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
-    with catch_interrupt() as stop, progress_bar(request.verbosity >= 2, budget) as progress:
+    with catch_interrupt(stop), progress_bar(request.verbosity >= 2, budget) as progress:
         outcome = ENGINES[engine].run(
             request, job, print_, budget, stop, on_best=keeper.keep, progress=progress
         )
@@ -197,25 +247,18 @@ def _start_from(
     return replace(request, config=config, given=request.given | structural, spaces=spaces), init
 
 
-def _job(
-    request: FitRequest,
-    tables: Tables,
-    weights: ResolvedWeights,
-    devices: DeviceChoice,
-    metric: str,
-    init: Any,
-) -> TrainJob:
-    automatic = 0 if devices.kind == "cpu" else 4
+def _job(request: FitRequest, problem: _Problem, init: Any) -> TrainJob:
+    automatic = 0 if problem.devices.kind == "cpu" else 4
     return TrainJob(
         config=request.config,
-        label_map=tables.label_map,
-        train=tables.train,
-        val=tables.val,
-        weights=weights,
-        eval_metric=metric,
-        scaling=tables.scaling,
-        accelerator=devices.kind,
-        device_ids=devices.ids,
+        label_map=problem.tables.label_map,
+        train=problem.tables.train,
+        val=problem.tables.val,
+        weights=problem.weights,
+        eval_metric=problem.metric,
+        scaling=problem.tables.scaling,
+        accelerator=problem.devices.kind,
+        device_ids=problem.devices.ids,
         num_workers=automatic if isinstance(request.num_workers, str) else request.num_workers,
         seed=request.seed,
         init=init,

@@ -64,22 +64,35 @@ def _is_number(value: object) -> bool:
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed while :func:`catch_interrupt` was active."""
+    """Whether a stop was asked for while :func:`catch_interrupt` was active.
+
+    Attributes
+    ----------
+    requested : Ctrl-C was pressed, or SIGTERM came.
+    urgent : SIGTERM came: who sends it (a cluster, a container) kills the process soon after.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self.urgent = False
 
     def __call__(self) -> bool:
         return self.requested
 
+    def deliver(self) -> None:
+        """Send this process the SIGTERM that was held back, if one was: by default that ends it."""
+        if self.urgent:
+            self.urgent = False
+            signal.raise_signal(signal.SIGTERM)
+
 
 @contextlib.contextmanager
-def catch_interrupt() -> Iterator[Interrupt]:
-    """Turn the first Ctrl-C into a request to stop; the second one raises KeyboardInterrupt.
+def catch_interrupt(flag: Interrupt | None = None) -> Iterator[Interrupt]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C raises KeyboardInterrupt.
 
     Outside the main thread, where signals can't be caught, nothing is changed.
     """
-    flag = Interrupt()
+    flag = flag or Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
@@ -89,8 +102,12 @@ def catch_interrupt() -> Iterator[Interrupt]:
             raise KeyboardInterrupt
         flag.requested = True
 
-    before = signal.signal(signal.SIGINT, handle)
+    def hurry(_number: int, _frame: FrameType | None) -> None:
+        flag.requested = flag.urgent = True
+
+    before = {s: signal.signal(s, h) for s, h in ((signal.SIGINT, handle), (signal.SIGTERM, hurry))}
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

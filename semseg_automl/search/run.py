@@ -147,6 +147,7 @@ def _hooks(
         remaining=budget.slice(seconds, plan.reserve),
         report=report or (lambda _step, _score: False),
         stop_requested=stop,
+        urgent=lambda: stop.urgent,
         progress=tell_progress,
     )
 

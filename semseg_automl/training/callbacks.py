@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 import statistics
+import threading
 import time
 from typing import Any
 
@@ -15,6 +17,7 @@ from semseg_automl.data.dataset import SegmentationDataset
 from semseg_automl.training.agreement import GO_ON, NAN, agree
 from semseg_automl.training.job import Hooks, ModelState
 from semseg_automl.training.module import SegmentationModule
+from semseg_automl.training.select import is_higher, replaces
 from semseg_automl.training.validate import Validation, validate
 
 _LOG = get_logger("training")
@@ -57,7 +60,8 @@ class Coach(lightning.Callback):
     """Validates on a schedule, keeps the best averaged weights, stops in time.
 
     Validations are spread over the run so that they take about a tenth of it; the last one
-    always happens after the last step. Only the weight average is scored and kept.
+    always happens after the last step. Only the weight average is scored and kept; which one, the
+    rule in ``training.select`` decides.
 
     Of ``world`` processes rank 0 validates, looks at the clock and decides; the others follow its
     verdict, which all get after the same step.
@@ -85,6 +89,7 @@ class Coach(lightning.Callback):
         self.world = world
         self.best: Validation | None = None
         self.best_state: ModelState | None = None
+        self.peak: Validation | None = None  # the highest score, which may be of other weights
         self.history: list[tuple[int, float, float]] = []
         self.state = "finished"
         self.step_seconds: list[float] = []
@@ -95,12 +100,15 @@ class Coach(lightning.Callback):
         self.micro_batch = 1
         self.batch_size = 1
         self.accumulate = 1
+        self.on_sigterm = signal.getsignal(signal.SIGTERM)
         self.fault = "another process met a loss that is not finite"
         self._tick = time.perf_counter()
         self._seen = 0
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Start the step clock."""
+        """Start the step clock; take SIGTERM back from Lightning, which would leave without a model."""
+        if self.on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.on_sigterm)
         self.accumulate = trainer.accumulate_grad_batches
         if self.world > 1:
             self.pacer.agreed = 0.0
@@ -201,7 +209,7 @@ class Coach(lightning.Callback):
         return 1.0 / max(1.0, min(_MAX_VALIDATIONS, affordable))
 
     def run_validation(self, module: SegmentationModule, step: int) -> None:
-        """Score the averaged weights; keep them if they are the best so far."""
+        """Score the averaged weights; keep them if they are as good as the best so far (see ``select``)."""
         started = time.perf_counter()
         module.average.swap_in()
         try:
@@ -211,11 +219,13 @@ class Coach(lightning.Callback):
                 eval_metric=self.eval_metric,
                 precision=self.precision,
                 mirror=self.mirror,
-                out_of_time=lambda: self.hooks.remaining() <= 0,
+                out_of_time=lambda: self.hooks.remaining() <= 0 or self.hooks.urgent(),
             )
-            if self._is_better(result):
+            if replaces(result, self.peak):
                 self.best = result
                 self.best_state = snapshot(module)
+            if is_higher(result, self.peak):
+                self.peak = result
         finally:
             module.average.swap_out()
         self.val_seconds += time.perf_counter() - started
@@ -227,19 +237,12 @@ class Coach(lightning.Callback):
         self._next = min(1.0, self.pacer.now(step) + self._interval())
         _LOG.debug("step %d: %s %.4f (%.1f s)", step, self.eval_metric, result.score, result.seconds)
 
-    def _is_better(self, result: Validation) -> bool:
-        if self.best is None or math.isnan(self.best.score):
-            return True
-        if result.complete < self.best.complete:
-            return False
-        return result.complete > self.best.complete or result.score >= self.best.score
-
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """The last validation, unless the last step was validated or pruned; the others wait for it."""
         step = trainer.global_step
-        pruned = self.state == "pruned" and self.best is not None
+        enough = self.best is not None and (self.state == "pruned" or self.hooks.urgent())
         try:
-            if self.rank == 0 and self._last_step != step and not pruned:
+            if self.rank == 0 and self._last_step != step and not enough:
                 self.run_validation(module, step)
         finally:
             agree(GO_ON, 1.0, module.device, self.world)

@@ -66,12 +66,15 @@ class Hooks:
 
     ``remaining()`` seconds left for this run including its last validation (inf: no limit);
     ``report(step, score)`` returns True to stop it (pruning); ``stop_requested()`` True after
-    Ctrl-C; ``progress(event)`` receives step, fraction, score and seconds left.
+    Ctrl-C or SIGTERM; ``urgent()`` True if that must take no longer than it has to (no validation
+    where one was made already, else of one picture); ``progress(event)`` receives step, fraction,
+    score and seconds left.
     """
 
     remaining: Callable[[], float] = lambda: math.inf
     report: Callable[[int, float], bool] = _never
     stop_requested: Callable[[], bool] = lambda: False
+    urgent: Callable[[], bool] = lambda: False
     progress: Callable[[Mapping[str, float]], None] = _silent
 
 

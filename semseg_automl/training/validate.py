@@ -22,7 +22,8 @@ from semseg_automl.models.segmenter import Segmenter
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """Outcome of one pass: ``score`` is signed so that greater is better; ``complete`` is False
-    where the clock cut it short."""
+    where the clock cut it short. ``per_image``: the metric of each picture alone, in the data set's
+    order (binary metrics of masks at a threshold of 0.5)."""
 
     score: float
     threshold: float
@@ -31,6 +32,7 @@ class Validation:
     seconds: float
     complete: bool
     never_predicted: tuple[int, ...]
+    per_image: tuple[float, ...] = ()
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
@@ -120,4 +122,5 @@ def _summary(evaluator: Evaluator, eval_metric: str, seen: int, total: int, seco
         seconds=seconds,
         complete=seen == total,
         never_predicted=missed,
+        per_image=tuple(row[spec.name] for row in evaluator.per_image(spec.name)),
     )

@@ -18,6 +18,7 @@ from semseg_automl.search.planner import (
     MAX_TRIALS,
     MIN_SIDE,
     STRIDE,
+    THIN_SAMPLES,
     WANTED_SAMPLES,
     WHOLE_SIDE,
     Fingerprint,
@@ -76,7 +77,7 @@ def test_huge_pictures_shrink_until_the_time_holds_a_decent_training() -> None:
     slow, fast = plan(HUGE, LAPTOP, 120.0), plan(HUGE, GPU, 120.0)
     assert side(fast) == MAX_SIDE and side(slow) < side(fast)
     sample = train_pixels(HUGE, side(slow), slow.config.optim.crop_size) * LAPTOP.train_seconds_per_mpx
-    assert 120.0 / sample >= (WANTED_SAMPLES if side(slow) > MIN_SIDE else LEAST_SAMPLES)
+    assert 120.0 / sample >= (THIN_SAMPLES if side(slow) > MIN_SIDE else LEAST_SAMPLES)
     assert fast.config.optim.crop_size == (MAX_CROP, MAX_CROP)
 
 
@@ -192,3 +193,11 @@ def test_few_epochs_get_flips_only() -> None:
     assert fixed.config.optim.augment == "strong"
     assert plan(seconds=math.inf).config.optim.augment == "light"  # max_epochs is 30
     assert plan(seconds=math.inf, hyper={"max_epochs": 100}).config.optim.augment == "medium"
+
+
+def test_thick_things_are_seen_more_often_rather_than_larger() -> None:
+    leaf = replace(FACTS, height=480, width=640, thinness=0.06)
+    found = plan(leaf, replace(LAPTOP, train_seconds_per_mpx=2.0))
+    h, w = found.config.optim.crop_size  # type: ignore[misc]
+    assert side(found) < WHOLE_SIDE and (h, w) == train_crop(leaf, side(found))
+    assert 0.85 * 600 / (h * w / 1e6 * 2.0) >= WANTED_SAMPLES

@@ -28,11 +28,13 @@ class Run:
         step: float = 0.1,
         validation: float = 0.5,
         scores: list[float] | None = None,
+        per_image: list[tuple[float, ...]] | None = None,
         pictures: int = 4,
         **hooks: Any,
     ) -> None:
         self.now, self.step, self.validation = 0.0, step, validation
         self.scores = iter(scores or [])
+        self.per_image = iter(per_image or [])
         self.validated: list[int] = []
         self.completed: list[bool] = []
         self.global_step, self.should_stop, self.accumulate_grad_batches = 0, False, 1
@@ -64,6 +66,7 @@ class Run:
             seconds=self.now - started,
             complete=not out_of_time(),
             never_predicted=(),
+            per_image=next(self.per_image, ()),
         )
 
     def go(self) -> Coach:
@@ -124,25 +127,21 @@ def test_the_best_is_kept_and_of_equals_the_later(monkeypatch: pytest.MonkeyPatc
     assert [s for _, _, s in coach.history][:3] == [0.2, 0.6, 0.6]
 
 
+def test_a_later_state_that_can_not_be_told_from_the_best_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [(0.2, 0.9, 0.4), (0.9, 0.4, 0.5), (0.7, 0.5, 0.5), (0.5, 0.3, 0.3)]
+    run = Run(monkeypatch, max_steps=160, scores=[0.5, 0.6, 0.57, 0.4], per_image=pictures)
+    run.coach.batch_size = 400
+    coach = run.go()
+    assert len(run.validated) >= 4
+    assert coach.best is not None and coach.best.score == 0.57 and coach.best_state == run.validated[2]
+    assert coach.peak is not None and coach.peak.score == 0.6
+
+
 def test_any_score_is_better_than_an_undefined_one(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch, max_steps=60, scores=[math.nan, 0.0, *[math.nan] * 50])
     run.coach.batch_size = 400
     coach = run.go()
     assert coach.best is not None and coach.best.score == 0.0
-
-
-def test_a_validation_cut_short_never_replaces_a_complete_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(monkeypatch)
-    complete, partial = (
-        Validation(
-            score=s, threshold=0.5, metrics={}, pictures=1, seconds=1.0, complete=c, never_predicted=()
-        )
-        for s, c in ((0.2, True), (0.9, False))
-    )
-    run.coach.best = complete
-    assert not run.coach._is_better(partial)
-    run.coach.best = partial
-    assert run.coach._is_better(complete)
 
 
 def test_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
