@@ -96,19 +96,12 @@ def circumstances() -> dict[str, Any]:
     """Versions, commit and hardware."""
     import importlib.metadata as metadata
 
-    import torch
-
     packages = ("torch", "torchvision", "lightning", "optuna", "numpy", "segment-anything")
     return {
         "versions": {name: metadata.version(name) for name in packages}
         | {"python": platform.python_version()},
         "commit": commit(),
-        "hardware": {
-            "machine": platform.machine(),
-            "processor": cpu_name(),
-            "cores": os.cpu_count(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-        },
+        "hardware": {"machine": platform.machine(), "processor": cpu_name(), "cores": os.cpu_count()},
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -60,8 +60,7 @@ class OptimConfig:
 
     ``loss``: "auto" (binary: structure loss; multiclass: cross-entropy + Dice) or a name of
     losses.registry. ``crop_size``: side (or (H, W)) of the training crops in model pixels, None
-    for whole pictures. ``decoder_steps``: steps in which the decoder alone learns first
-    (``training.decoder_first``). ``balance_weight="auto"``: 1.0 binary, 2.0 multiclass (the paper's values).
+    for whole pictures. ``balance_weight="auto"``: 1.0 binary, 2.0 multiclass (the paper's values).
     """
 
     learning_rate: float = 1e-3
@@ -73,7 +72,6 @@ class OptimConfig:
     batch_size: int = 4
     micro_batch_size: int | str = "auto"
     max_epochs: int = 30
-    decoder_steps: int = 150
     loss: str = "auto"
     augment: str = "medium"
     crop_size: ImageSize | None = None

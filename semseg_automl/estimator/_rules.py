@@ -82,7 +82,6 @@ RULES: dict[str, Rule] = {
     "batch_size": _COUNT,
     "micro_batch_size": Rule(lambda v: v == "auto" or _whole(v), "'auto' or a whole number of at least 1"),
     "max_epochs": _COUNT,
-    "decoder_steps": Rule(lambda v: v == 0 or _whole(v), "a whole number of at least 0"),
     "balance_weight": Rule(
         lambda v: v == "auto" or (_number(v) and v >= 0), "'auto' or a number of at least 0"
     ),

@@ -48,7 +48,6 @@ PRESETS: dict[str, Preset] = {
             "augment": "light",  # horizontal flips
             "crop_size": None,
             "max_epochs": 30,
-            "decoder_steps": 0,
             "loss": "structure",
             "rank": 3,
             "alpha": 32.0,

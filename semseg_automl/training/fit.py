@@ -21,11 +21,10 @@ from semseg_automl.core.errors import TrainingError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.dataset import SegmentationDataset, collate
 from semseg_automl.models.build import build_segmenter
-from semseg_automl.models.devices import DeviceChoice, peak_memory_mb, prepare_cpu
+from semseg_automl.models.devices import peak_memory_mb, prepare_cpu
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.training.batches import EndlessBatches, largest_micro_batch
 from semseg_automl.training.callbacks import Coach, Pacer
-from semseg_automl.training.decoder_first import train_decoder_first
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.module import SegmentationModule
 
@@ -132,10 +131,6 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
         _LOG.info("Parameters: %s.", parts)
     optim = job.config.optim
     max_steps = job.max_steps or math.ceil(optim.max_epochs * len(train_set) / optim.batch_size)
-    first = 0.0
-    if job.init is None:
-        segmenter.to(DeviceChoice(job.accelerator, job.device_ids).torch_device(rank))
-        first = train_decoder_first(segmenter, train_set, job, hooks, max_steps)
     pacer = Pacer(hooks, max_steps)
     module = SegmentationModule(
         segmenter, job.config, job.label_map.problem_type, pacer.fraction, job.class_weights, world=world
@@ -167,7 +162,7 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
             raise
     if rank:
         return None
-    return _result(job, coach, module, trainer.global_step, time.perf_counter() - started, first)
+    return _result(job, coach, module, trainer.global_step, time.perf_counter() - started)
 
 
 def micro_batch(job: TrainJob, world: int = 1) -> int:
@@ -233,9 +228,8 @@ def _trainer(job: TrainJob, coach: Coach, max_steps: int, accumulate: int, world
 
 
 def _result(
-    job: TrainJob, coach: Coach, module: SegmentationModule, steps: int, seconds: float, first: float
+    job: TrainJob, coach: Coach, module: SegmentationModule, steps: int, seconds: float
 ) -> TrainResult:
-    """``first``: seconds in which the decoder alone was trained."""
     best = coach.best
     if best is None or coach.best_state is None:
         raise TrainingError("Training ended before a single validation; nothing usable was kept.")
@@ -248,7 +242,7 @@ def _result(
         steps=steps,
         epochs=steps * job.config.optim.batch_size / len(job.train),
         seconds=seconds,
-        train_seconds=first + sum(coach.step_seconds),
+        train_seconds=sum(coach.step_seconds),
         val_seconds=coach.val_seconds,
         seconds_per_step=coach.seconds_per_step,
         predict_seconds=best.seconds / max(1, best.pictures),

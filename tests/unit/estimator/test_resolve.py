@@ -61,7 +61,7 @@ def test_conv_lora_paper_field_by_field() -> None:
     assert optim.optimizer == "adam"
     assert optim.learning_rate == optim.decoder_learning_rate == 1e-4 and optim.weight_decay == 1e-4
     assert optim.schedule == "constant" and optim.warmup == 0.0 and optim.ema_decay == 0.0
-    assert optim.batch_size == 4 and optim.max_epochs == 30 and optim.decoder_steps == 0
+    assert optim.batch_size == 4 and optim.max_epochs == 30
     assert optim.augment == "light" and optim.crop_size is None  # horizontal flips of whole pictures
     assert optim.loss == "structure"
     assert optim.balance_weight == "auto" and BALANCE_WEIGHTS == {"binary": 1.0, "multiclass": 2.0}
