@@ -25,8 +25,11 @@ def section() -> str:
         "test score",
         "bar",
         "fit, s",
+        "steps",
         "s a step",
+        "precision",
         "peak MiB",
+        "commit",
     )
     head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     return "\n".join([_facts(), "", *head, *rows, ""])
@@ -39,7 +42,9 @@ def _facts() -> str:
         f'`SemanticSegmentor(backbone="mobile_sam").fit(train, tuning_data=val, time_limit=600)`, defaults '
         f"otherwise, seed 0, {hardware['cores']} cores ({hardware['processor']}), no GPU, torch "
         f"{versions['torch']}; `evaluate` on the whole test table at full size. How it is measured: "
-        "[benchmarks](benchmarks/README.md). Data sets that are not in the table were not run yet."
+        "[benchmarks](benchmarks/README.md). Rows in bfloat16 are from a processor that multiplies in it "
+        "(AVX-512), rows in float32 from an older one (AVX2) that takes a step about three times as long. "
+        "Data sets that are not in the table were not run yet."
     )
 
 
@@ -58,7 +63,9 @@ def _row(experiment: Path) -> str:
     cells = [
         spec["dataset"], pictures, spec["metric"], f"{result['test'][spec['metric']]:.3f}",
         _bar(spec["bar"], result["test"][spec["metric"]]),
-        f"{result['fit_seconds']:.0f}", f"{result['seconds_per_step']:.2f}", f"{result['peak_memory_mb']:,}",
+        f"{result['fit_seconds']:.0f}", f"{result['steps']}", f"{result['seconds_per_step']:.2f}",
+        {"32-true": "float32"}.get(result["precision"], "bfloat16"), f"{result['peak_memory_mb']:,}",
+        f"`{result['commit']}`",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 

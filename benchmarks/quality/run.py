@@ -96,12 +96,19 @@ def circumstances() -> dict[str, Any]:
     """Versions, commit and hardware."""
     import importlib.metadata as metadata
 
+    import torch
+
     packages = ("torch", "torchvision", "lightning", "optuna", "numpy", "segment-anything")
     return {
         "versions": {name: metadata.version(name) for name in packages}
         | {"python": platform.python_version()},
         "commit": commit(),
-        "hardware": {"machine": platform.machine(), "processor": cpu_name(), "cores": os.cpu_count()},
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": cpu_name(),
+            "cores": os.cpu_count(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        },
         "date": time.strftime("%Y-%m-%d"),
     }
 
