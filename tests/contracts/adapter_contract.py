@@ -123,7 +123,7 @@ class AdapterContract:
 
     def expected_count(self, layer: AdapterLayer) -> int:
         """The formula of the method's docstring at one site."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each test class defines it
 
     def make(
         self, config: AdapterConfig | None = None, **kwargs: Any
