@@ -27,7 +27,7 @@ the time is short crops shrink before pictures do: thin things vanish from a sma
 WANTED_SAMPLES, THIN_SAMPLES = 1500, 1000
 """Pictures (or, where things are thin, crops) that a decent training sees; sizes shrink until the time limit
 holds them. Thin things are worth fewer but larger ones: with about 1000 samples, camvid's validation
-pictures are segmented better at 704 pixels in crops than at 480 whole."""
+pictures are segmented better at 704 pixels in crops than at 480 whole (one run each)."""
 SEARCH_SAMPLES = 6000
 """Pictures that each trial of a search sees; below two such trials, the default is trained well."""
 LIGHT_EPOCHS = 60
