@@ -46,7 +46,8 @@ def run(name: str) -> dict[str, Any]:
         before = time.perf_counter()
         seg.fit(data / "train.csv", tuning_data=data / "val.csv", time_limit=spec["time_limit"])
         fitted = time.perf_counter()
-        scores = seg.evaluate(data / "test.csv")
+        table = seg.evaluate(data / "test.csv", confidence=0.95)
+        scores = table["value"].to_dict()
         ended = time.perf_counter()
         summary = seg.fit_summary(show=False)
         size = sum(f.stat().st_size for f in seg.path_.rglob("*") if f.is_file())
@@ -59,6 +60,7 @@ def run(name: str) -> dict[str, Any]:
         "n_train": rows(data / "train.csv"),
         "n_test": rows(data / "test.csv"),
         "test": {k: round(float(v), 4) for k, v in scores.items()},
+        "test_interval_95": {k: [round(float(v), 4) for v in table.loc[k, ["low", "high"]]] for k in scores},
         "test_iou_per_class": per_class,
         "validation_score": round(summary["score_val"], 4),
         "threshold": summary["threshold"],
