@@ -60,7 +60,8 @@ class OptimConfig:
 
     ``loss``: "auto" (binary: structure loss; multiclass: cross-entropy + Dice) or a name of
     losses.registry. ``crop_size``: side (or (H, W)) of the training crops in model pixels, None
-    for whole pictures. ``balance_weight="auto"``: 1.0 binary, 2.0 multiclass (the paper's values).
+    for whole pictures. ``small_share``: share of the run, from its start, that trains on crops shrunk to
+    ``small_scale``. ``balance_weight="auto"``: 1.0 binary, 2.0 multiclass (the paper's values).
     """
 
     learning_rate: float = 1e-3
@@ -75,6 +76,8 @@ class OptimConfig:
     loss: str = "auto"
     augment: str = "medium"
     crop_size: ImageSize | None = None
+    small_share: float = 0.0
+    small_scale: float = 0.625
     balance_weight: float | str = "auto"
     balance_scale: float = 0.01
     gradient_clip: float = 1.0

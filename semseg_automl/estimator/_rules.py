@@ -74,6 +74,8 @@ RULES: dict[str, Rule] = {
     "num_queries": _COUNT,
     "image_size": Rule(_size, _SIDES),
     "crop_size": Rule(lambda v: v is None or _size(v), f"None, {_SIDES}"),
+    "small_share": _FRACTION,
+    "small_scale": Rule(lambda v: _number(v) and 0 < v <= 1, "a number above 0, at most 1"),
     "gradient_checkpointing": Rule(lambda v: isinstance(v, bool), "True or False"),
     "learning_rate": _POSITIVE,
     "decoder_learning_rate": _POSITIVE,

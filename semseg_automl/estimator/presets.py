@@ -47,6 +47,7 @@ PRESETS: dict[str, Preset] = {
             "batch_size": 4,
             "augment": "light",  # horizontal flips
             "crop_size": None,
+            "small_share": 0.0,
             "max_epochs": 30,
             "loss": "structure",
             "rank": 3,

@@ -212,7 +212,9 @@ def _finish(
         return
     optim = config.optim
     gentler = config.replace(
-        learning_rate=0.5 * optim.learning_rate, decoder_learning_rate=0.5 * optim.decoder_learning_rate
+        learning_rate=0.5 * optim.learning_rate,
+        decoder_learning_rate=0.5 * optim.decoder_learning_rate,
+        small_share=0.0,
     )
     hooks = _hooks(budget, math.inf, plan, stop, progress, "finish")
     attempt = run_trial(replace(job, config=gentler, init=best.model, seed=job.seed + 1), hooks)

@@ -16,6 +16,7 @@ from semseg_automl.losses.registry import resolve_loss
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.inject import collect_balance_loss
 from semseg_automl.training.optim import WeightAverage, build_optimizer, learning_rate_factor
+from semseg_automl.training.progressive import shrink
 
 BALANCE_WEIGHTS = {"binary": 1.0, "multiclass": 2.0}  # Zhong et al., ICLR 2024
 
@@ -71,13 +72,14 @@ class SegmentationModule(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
         """Task loss at the mask's resolution plus the weighted balance loss of the adapters."""
-        logits = self.segmenter(batch["image"])
+        image, mask = batch["image"], batch["mask"]
+        if self.fraction(self.global_step) < self.config.optim.small_share:
+            image, mask = shrink(image, mask, self.config.optim.small_scale)
+        logits = self.segmenter(image)
         # (B, K, H/4, W/4) -> (B, K, H, W)
-        logits = F.interpolate(
-            logits.float(), size=batch["mask"].shape[-2:], mode="bilinear", align_corners=False
-        )
+        logits = F.interpolate(logits.float(), size=mask.shape[-2:], mode="bilinear", align_corners=False)
         weights = None if self.class_weights is None else self.class_weights.to(logits.device)
-        loss = self.loss(logits, batch["mask"], class_weights=weights)
+        loss = self.loss(logits, mask, class_weights=weights)
         balance = collect_balance_loss(self.segmenter.adapters)
         total = loss + self.balance_weight * self.config.optim.balance_scale * balance
         both = torch.stack([loss.detach(), total.detach()]).tolist()  # one wait for the device

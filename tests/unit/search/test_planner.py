@@ -17,6 +17,7 @@ from semseg_automl.search.planner import (
     MAX_STEPS,
     MAX_TRIALS,
     MIN_SIDE,
+    SMALL_SHARE,
     STRIDE,
     THIN_SAMPLES,
     WANTED_SAMPLES,
@@ -25,6 +26,7 @@ from semseg_automl.search.planner import (
     Plan,
     Probe,
     make_plan,
+    mean_cost,
     natural_side,
     train_crop,
     train_pixels,
@@ -201,3 +203,20 @@ def test_thick_things_are_seen_more_often_rather_than_larger() -> None:
     h, w = found.config.optim.crop_size  # type: ignore[misc]
     assert side(found) < WHOLE_SIDE and (h, w) == train_crop(leaf, side(found))
     assert 0.85 * 600 / (h * w / 1e6 * 2.0) >= WANTED_SAMPLES
+
+
+def test_a_training_that_the_clock_ends_begins_on_smaller_pictures_unless_things_are_thin() -> None:
+    thick = replace(FACTS, thinness=0.06)
+    found = plan(thick)
+    assert found.config.optim.small_share == SMALL_SHARE and "shrunk" in " ".join(found.reasons)
+    assert plan(FACTS).config.optim.small_share == 0.0  # thin
+    assert plan(thick, seconds=math.inf).config.optim.small_share == 0.0  # counts steps, not seconds
+    assert plan(thick, hyper={"max_epochs": 5}).config.optim.small_share == 0.0
+    assert plan(thick, seconds=5.0).config.optim.small_share == 0.0  # a few steps
+    assert plan(thick, hyper={"small_share": 0.2}).config.optim.small_share == 0.2
+
+
+def test_mean_cost_is_time_over_samples() -> None:
+    # 10 s, a sample takes 1 s at full size and 0.25 s at half: 6 s of small ones, 4 s of full ones
+    assert mean_cost(0.6, 0.5) == pytest.approx(10 / (6 / 0.25 + 4 / 1))
+    assert mean_cost(0.0, 0.5) == 1.0
