@@ -20,12 +20,14 @@ ImageSize = int | tuple[int, int]
 class AdapterConfig:
     """How the encoder is adapted (Zhong et al., ICLR 2024, and our defaults for what it leaves open).
 
-    ``adapter`` is a name of peft.registry. ``rank`` is that of the update or the width of a bottleneck;
-    alpha / rank is the scale of the update. ``scales=None`` means 1..num_experts.
+    ``adapter`` is a name of peft.registry. ``rank`` is that of the update, the width of a bottleneck or
+    the number of prompts; alpha / rank is the scale of the update, with ``rslora`` alpha / sqrt(rank).
+    ``scales=None`` means 1..num_experts.
     ``routing``: "learned" (top-k of a softmax over all experts, task gradient), "dense" (all),
     "compat" (AutoGluon's released behaviour). ``gate_scope``/``window_padding``: "image" or "window".
-    ``nonlinearity``: "none" or "gelu". ``qkv``: "fused" or "separate". ``placement``: "all",
-    "last_K" or "global".
+    ``nonlinearity``: "none" or "gelu". ``qkv``: "fused" or "separate". ``targets``: some of "q", "k", "v",
+    "proj", "mlp"; None means the method's own places. ``placement``: "all", "last_K" or "global".
+    ``prompt_depth`` (vpt): "deep" or "shallow". ``side_checkpoint`` (lst): a file of ViT-Tiny weights.
     """
 
     adapter: str = "conv_lora"
@@ -38,9 +40,12 @@ class AdapterConfig:
     gate_scope: str = "image"
     window_padding: str = "image"
     nonlinearity: str = "none"
+    rslora: bool = False
     qkv: str = "fused"
-    targets: tuple[str, ...] = ("q", "k", "v")
+    targets: tuple[str, ...] | None = None
     placement: str = "all"
+    prompt_depth: str = "deep"
+    side_checkpoint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +63,18 @@ class ModelConfig:
 class OptimConfig:
     """How it is trained. Learning rates are peaks; ``warmup`` is a fraction of the run.
 
-    ``loss``: "auto" (binary: structure loss; multiclass: cross-entropy + Dice) or a name of
-    losses.registry. ``crop_size``: side (or (H, W)) of the training crops in model pixels, None
-    for whole pictures. ``small_share``: share of the run, from its start, that trains on crops shrunk to
-    ``small_scale``. ``balance_weight="auto"``: 1.0 binary, 2.0 multiclass (the paper's values).
+    ``lora_plus_ratio``: rate of an update's second matrix over that of its first (LoRA+).
+    ``loss``: "auto" (binary: structure loss; multiclass: cross-entropy + Dice; for the head
+    mask_classification losses.matching) or a name of losses.registry. ``class_weights``: "none",
+    "balanced" or "sqrt" (losses.weights). ``crop_size``: side (or (H, W)) of the training crops in
+    model pixels, None for whole pictures. ``small_share``: share of the run, from its start, that trains
+    on crops shrunk to ``small_scale``. ``balance_weight="auto"``: 1.0 binary, 2.0 multiclass (the paper's
+    values).
     """
 
     learning_rate: float = 1e-3
     decoder_learning_rate: float = 5e-4
+    lora_plus_ratio: float = 1.0
     optimizer: str = "adamw"
     weight_decay: float = 1e-4
     warmup: float = 0.05
@@ -74,6 +83,7 @@ class OptimConfig:
     micro_batch_size: int | str = "auto"
     max_epochs: int = 30
     loss: str = "auto"
+    class_weights: str = "none"
     augment: str = "medium"
     crop_size: ImageSize | None = None
     small_share: float = 0.0

@@ -11,7 +11,8 @@ from typing import Any
 from semseg_automl.core.errors import ConfigError, unknown_name
 from semseg_automl.data.augment import PRESETS as AUGMENTS
 from semseg_automl.losses.registry import LOSSES
-from semseg_automl.peft.registry import ADAPTERS, refuse
+from semseg_automl.losses.weights import NO_WEIGHTS, SCHEMES
+from semseg_automl.peft.registry import ADAPTERS, PLACES
 from semseg_automl.peft.registry import CHOICES as ADAPTER_CHOICES
 from semseg_automl.training.optim import OPTIMIZERS, SCHEDULES
 
@@ -22,6 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
     "loss": ("auto", *LOSSES),
+    "class_weights": (NO_WEIGHTS, *SCHEMES),
     "augment": tuple(AUGMENTS),
 }
 
@@ -66,7 +68,11 @@ RULES: dict[str, Rule] = {
         "None or whole numbers of at least 1",
     ),
     "top_k": _COUNT,
-    "targets": Rule(lambda v: _some_of(v, ("q", "k", "v")), "some of 'q', 'k', 'v'"),
+    "rslora": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "targets": Rule(
+        lambda v: v is None or _some_of(v, PLACES), f"None or some of {', '.join(map(repr, PLACES))}"
+    ),
+    "side_checkpoint": Rule(lambda v: v is None or isinstance(v, str), "None or the path of a file"),
     "placement": Rule(
         lambda v: isinstance(v, str) and bool(re.fullmatch(r"all|global|last_[1-9]\d*", v)),
         "'all', 'global' or 'last_K' (such as 'last_4')",
@@ -79,6 +85,7 @@ RULES: dict[str, Rule] = {
     "gradient_checkpointing": Rule(lambda v: isinstance(v, bool), "True or False"),
     "learning_rate": _POSITIVE,
     "decoder_learning_rate": _POSITIVE,
+    "lora_plus_ratio": _POSITIVE,
     "weight_decay": _NOT_NEGATIVE,
     "warmup": _FRACTION,
     "batch_size": _COUNT,
@@ -95,8 +102,6 @@ RULES: dict[str, Rule] = {
 
 def check_hyperparameter(name: str, value: Any) -> None:
     """Raise ConfigError where a value is none of the known ones (with a guess) or breaks its rule."""
-    if name == "adapter":
-        refuse(value)
     if name in CHOICES and value not in CHOICES[name]:
         raise unknown_name(f"value for hyperparameter {name!r}:", value, CHOICES[name])
     if name in RULES and not RULES[name].holds(value):

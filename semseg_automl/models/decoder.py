@@ -197,7 +197,10 @@ class MaskClassificationHead(TwoWayDecoder):
     Semantic logits of class k are ``log(sum_q softmax(class_q)[k] * sigmoid(mask_q) + 1e-6)``
     (MaskFormer's semantic inference, Cheng et al. 2021, on a log scale so that softmax over k
     normalises the sums). For one output the classes are background and foreground and the logit is
-    the difference of the two.
+    the difference of the two. It is trained by :mod:`semseg_automl.losses.matching` unless another loss is
+    asked for by name, which then sees the semantic logits.
+
+    Trainable parameters with SAM's sizes: 3,505,280 + 256 Q + 257 (K + 1), K >= 2 (and the skip projections).
 
     Parameters
     ----------
@@ -223,10 +226,11 @@ class MaskClassificationHead(TwoWayDecoder):
 
     def queries(self, features: EncoderOutput) -> tuple[Tensor, Tensor]:
         """Mask logits (B, Q, H/4, W/4) and class logits (B, Q, K + 1), the last being "no object"."""
-        tokens, upscaled = self.decode(features, self.mask_tokens)
-        b, q, c = tokens.shape
-        hyper = self.hyper(tokens.reshape(b * q, 1, c)).view(b, q, -1)  # (B*Q, 1, D) -> (B, Q, D)
-        return mask_logits(hyper, upscaled), self.classifier(tokens)
+        with torch.autocast(features.embedding.device.type, enabled=False):  # see forward
+            tokens, upscaled = self.decode(features, self.mask_tokens)
+            b, q, c = tokens.shape
+            hyper = self.hyper(tokens.reshape(b * q, 1, c)).view(b, q, -1)  # (B*Q, 1, D) -> (B, Q, D)
+            return mask_logits(hyper, upscaled), self.classifier(tokens)
 
     def logits(self, features: EncoderOutput) -> Tensor:
         """See :meth:`TwoWayDecoder.logits`."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from semseg_automl.core.errors import ArtifactError
+from semseg_automl.core.errors import ArtifactError, ConfigError
 from semseg_automl.models.decoder import SemanticHead, TwoWayDecoder
 from semseg_automl.models.encoders.base import Encoder
-from semseg_automl.peft.base import AdapterLayer
+from semseg_automl.peft.base import Adapter
 from semseg_automl.peft.state import adapter_state, count_parameters, load_adapter_state
 
 
@@ -20,10 +20,10 @@ class Segmenter(nn.Module):
     ----------
     encoder : frozen but for its adapters.
     decoder : the head, trained whole.
-    adapters : the adapter layers inside the encoder, in the order of its blocks.
+    adapters : what the method put into the encoder, in the order of its blocks.
     """
 
-    def __init__(self, encoder: Encoder, decoder: TwoWayDecoder, adapters: list[AdapterLayer]) -> None:
+    def __init__(self, encoder: Encoder, decoder: TwoWayDecoder, adapters: Sequence[Adapter]) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -34,7 +34,15 @@ class Segmenter(nn.Module):
         return self.decoder(self.encoder(images))
 
     def forward_stem(self, stem: Tensor) -> Tensor:
-        """As :meth:`forward`, from ``encoder.stem(images)``, which holds nothing that is trained."""
+        """As :meth:`forward`, from ``encoder.stem(images)``, which holds nothing that is trained.
+
+        ConfigError with a method that sees the picture itself (sam_adapter, lst).
+        """
+        if self.encoder.companion is not None:
+            raise ConfigError(
+                f"{type(self.encoder.companion).__name__} needs the picture beside the stem's output: call "
+                "the model with pictures."
+            )
         return self.decoder(self.encoder.tail(stem))
 
     def adapter_parameters(self) -> list[nn.Parameter]:

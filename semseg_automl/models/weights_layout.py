@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import torch
 
 from semseg_automl.core.errors import WeightsError
-from semseg_automl.models.weights_registry import BACKBONES, BackboneSpec
+from semseg_automl.models.encoders import timm_vit
+from semseg_automl.models.weights_registry import BACKBONES, TIMM, BackboneSpec
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -29,6 +30,8 @@ def is_ignored(name: str) -> bool:
 
 def expected_shapes(spec: BackboneSpec) -> Shapes:
     """Every tensor a checkpoint of this backbone must hold, by name (empty for sam_tiny)."""
+    if spec.family == "timm_vit":
+        return timm_vit.expected_shapes(spec.name.removeprefix(TIMM))
     if spec.family == "tiny_vit":
         encoder = _tiny_vit()
     elif spec.family == "sam_vit":
@@ -42,7 +45,8 @@ def check_layout(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec, where:
     """Raise WeightsError unless ``tensors`` hold exactly the layout (ignorable extras aside)."""
     expected = expected_shapes(spec)
     missing = sorted(expected.keys() - tensors.keys())
-    extra = sorted(n for n in tensors.keys() - expected.keys() if not is_ignored(n))
+    unused = timm_vit.is_unused if spec.family == "timm_vit" else is_ignored
+    extra = sorted(n for n in tensors.keys() - expected.keys() if not unused(n))
     wrong = sorted(n for n, s in expected.items() if n in tensors and tuple(tensors[n].shape) != s)
     kinds = (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
     if not (missing or extra or wrong):

@@ -33,9 +33,9 @@ class WeightSource:
 class BackboneSpec:
     """One encoder architecture: its family, its sizes and the sources of its weights.
 
-    ``family``: "sam_vit" (segment_anything's plain ViT), "tiny_vit" or "sam_tiny" (random weights
-    from a fixed seed, for tests only). ``dim``/``depth``/``heads`` are the ViT's (the first
-    stage's for tiny_vit); ``global_blocks`` the blocks with global attention.
+    ``family``: "sam_vit" (segment_anything's plain ViT), "tiny_vit", "timm_vit" (sizes are timm's) or
+    "sam_tiny" (random weights from a fixed seed, for tests only). ``dim``/``depth``/``heads`` are the
+    ViT's (the first stage's for tiny_vit); ``global_blocks`` the blocks with global attention.
     """
 
     name: str
@@ -159,8 +159,17 @@ BACKBONES: dict[str, BackboneSpec] = {
 }
 
 
+TIMM = "timm:"
+"""Prefix of the names of timm's models."""
+
+
 def backbone_spec(name: str) -> BackboneSpec:
-    """Look a backbone up; an unknown name raises ConfigError with the known ones and a guess."""
+    """Look a backbone up; an unknown name raises ConfigError with the known ones and a guess.
+
+    Any "timm:NAME" is known here; whether timm has it is seen when it is built.
+    """
+    if name.startswith(TIMM) and name != TIMM:
+        return BackboneSpec(name=name, family="timm_vit", dim=0, depth=0, heads=0, description="timm's ViT")
     if name not in BACKBONES:
         raise unknown_name("backbone", name, BACKBONES)
     return BACKBONES[name]

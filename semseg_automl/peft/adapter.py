@@ -17,7 +17,7 @@ class SerialAdapterLayer(AdapterLayer):
     Linears of a block of width C. Accepts (B, h, w, C) and (B, N, C).
 
     Deliberate differences from the paper: Wu and bu start at exactly 0 instead of near it, so that the
-    start is the frozen encoder; layer norms stay frozen. ``alpha`` and ``targets`` have no effect: the paper
+    start is the frozen encoder; layer norms stay frozen. ``alpha`` has no effect: the paper
     does not scale, and there is no q, k, v at these places.
 
     Attributes

@@ -2,7 +2,8 @@
 
 Two dataclass-sized ideas: a :class:`Site` says where a linear layer sits in an encoder,
 an :class:`AdapterLayer` wraps that layer. Everything trainable of a method lives in the
-layer, everything frozen in ``layer.base``.
+layer, everything frozen in ``layer.base``. (Methods that need more than one layer's input:
+:mod:`semseg_automl.peft.companion`.)
 """
 
 from __future__ import annotations
@@ -71,12 +72,53 @@ class Site:
         raise ConfigError(f"Site {self.name!r}: layout is 'qkv' or 'per_head_qkv', not {self.layout!r}.")
 
 
-class AdapterLayer(nn.Module):
-    """A frozen linear layer and what a method adds to it.
+class Adapter(nn.Module):
+    """Everything trainable that a method puts into an encoder is in modules of this class.
 
-    Subclasses implement :meth:`adapt`. With ``enabled`` False the layer is the bare linear
-    layer. ``aux_loss`` is set by every forward pass in training mode of methods that have
-    one (unscaled), else None.
+    With ``enabled`` False it computes nothing and the encoder is the frozen one. ``aux_loss`` is set by
+    every forward pass in training mode of methods that have one (unscaled), else None.
+
+    Attributes
+    ----------
+    no_merge : str
+        Why the method can't be merged into linear layers; empty where it can.
+    fast : tuple of str
+        Names of the parameters that LoRA+ trains at a higher rate than the others.
+    """
+
+    no_merge: str = "the method has no merged form"
+    fast: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+        self.aux_loss: Tensor | None = None
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and parameter of everything that this method trains (nothing of ``base``)."""
+        return ((n, p) for n, p in self.named_parameters() if not n.startswith("base."))
+
+    def merge(self) -> nn.Linear:
+        """One frozen linear layer that computes what the enabled adapter computes, up to rounding.
+
+        The adapter itself stays as it is; the new layer has memory of its own.
+
+        Raises
+        ------
+        ConfigError
+            Where the method is no linear map of each token (``no_merge`` says why).
+        """
+        raise ConfigError(
+            f"{type(self).__name__} can't be merged into linear layers: {self.no_merge}. Use the model "
+            "unmerged; lora, ssf, bitfit and parallel_adapter can be merged."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "aux_loss": None}  # a graph can't be deep-copied
+
+
+class AdapterLayer(Adapter):
+    """A frozen linear layer and what a method adds to it. Subclasses implement :meth:`adapt`.
 
     Parameters
     ----------
@@ -90,19 +132,17 @@ class AdapterLayer(nn.Module):
     pointwise : bool
         True where the method changes the linear layer itself, so that padded tokens get the change as
         well (see ``models.encoders.windows``) and :meth:`merge` is exact.
-    no_merge : str
-        Why the method can't be merged into a linear layer; empty where it can.
+    needs_grid : bool
+        True where the method takes maps (B, h, w, C) only, for it looks at neighbours.
     """
 
     pointwise: bool = False
-    no_merge: str = "the method has no merged form"
+    needs_grid: bool = False
 
     def __init__(self, base: nn.Linear, site: Site) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.site = site
-        self.enabled = True
-        self.aux_loss: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, h, w, C_in), or (B, N, C_in) where the method needs no grid, to (..., C_out)."""
@@ -118,21 +158,9 @@ class AdapterLayer(nn.Module):
         raise NotImplementedError  # abstract: methods without ``no_merge`` define it
 
     def merge(self) -> nn.Linear:
-        """One frozen linear layer that computes what the enabled adapter computes, up to rounding.
-
-        The adapter itself stays as it is; the new layer has memory of its own.
-
-        Raises
-        ------
-        ConfigError
-            Where the method is no linear map of each token (``no_merge`` says why).
-        """
+        """See :meth:`Adapter.merge`."""
         if self.no_merge:
-            raise ConfigError(
-                f"The adapter at site {self.site.name!r} ({type(self).__name__}) can't be merged into its "
-                f"linear layer: {self.no_merge}. Use the model unmerged; lora, ssf, bitfit and "
-                "parallel_adapter can be merged."
-            )
+            return super().merge()  # raises
         with torch.no_grad():
             weight, bias = self.merged()
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
@@ -141,20 +169,17 @@ class AdapterLayer(nn.Module):
             layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         return layer.train(self.training)
 
-    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Name and parameter of everything that this method trains (nothing of ``base``)."""
-        return ((n, p) for n, p in self.named_parameters() if not n.startswith("base."))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "aux_loss": None}  # a graph can't be deep-copied
-
 
 class LowRankLayer(AdapterLayer):
-    """h = W0 x + (alpha / r) Wd f(We x): the shared part of LoRA and its children (Hu et al., ICLR 2022).
+    """h = W0 x + s Wd f(We x): the shared part of LoRA and its children (Hu et al., ICLR 2022).
 
-    G branches (1 when ``qkv="fused"``; one for each target when "separate") hold their own
-    We and Wd and are computed side by side: z has G * r channels. Rows of targets that are
-    not asked for have no parameters and stay untouched. We starts kaiming-uniform, Wd at 0.
+    The scale s is alpha / r, or with ``rslora`` alpha / sqrt(r) (Kalajdzievski, "A Rank Stabilization
+    Scaling Factor", 2023), which keeps the update's size the same at every rank. At a qkv site there are
+    G branches (1 when ``qkv="fused"``; one for each of q, k, v that is a target when "separate") that hold
+    their own We and Wd and are computed side by side: z has G * r channels. Rows of targets that are not
+    asked for have no parameters and stay untouched. At other sites there is one branch for all rows. We
+    starts kaiming-uniform, Wd at 0. LoRA+ (Hayou et al., ICML 2024) trains Wd ``lora_plus_ratio`` times
+    faster.
 
     Attributes
     ----------
@@ -163,14 +188,16 @@ class LowRankLayer(AdapterLayer):
     """
 
     row_index: Tensor | None
+    fast = ("up",)
 
     def __init__(
         self, base: nn.Linear, site: Site, config: AdapterConfig, generator: torch.Generator
     ) -> None:
         super().__init__(base, site)
         self.rank = config.rank
-        self.scaling = config.alpha / config.rank
-        self.branches = len(config.targets) if config.qkv == "separate" else 1
+        self.scaling = config.alpha / (config.rank**0.5 if config.rslora else config.rank)
+        separate = config.qkv == "separate" and site.kind == "qkv"
+        self.branches = len(projections(config.targets)) if separate else 1
         rows = target_rows(base, site, config.targets)
         full = self.branches == 1 and len(rows) == base.out_features
         self.register_buffer("row_index", None if full else rows, persistent=False)
@@ -188,7 +215,7 @@ class LowRankLayer(AdapterLayer):
         return full.index_copy(0, self.row_index, stacked)
 
     def adapt(self, x: Tensor) -> Tensor:
-        """Base output plus (alpha / r) * Wd transform(We x)."""
+        """Base output plus s Wd transform(We x)."""
         z = nn.functional.linear(x, self.down)  # (..., G*r)
         return self._add_update(x, self.transform(z))
 
@@ -197,7 +224,7 @@ class LowRankLayer(AdapterLayer):
         return z
 
     def _add_update(self, x: Tensor, u: Tensor) -> Tensor:
-        """Base output plus (alpha / r) * u Wd^T, written into the base output's memory where that is safe."""
+        """Base output plus s u Wd^T, written into the base output's memory where that is safe."""
         out = self.base(x.reshape(-1, x.shape[-1]))  # (tokens, C_out)
         u, up = u.reshape(-1, u.shape[-1]).to(out.dtype), self.up_matrix().to(out.dtype)
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -207,7 +234,12 @@ class LowRankLayer(AdapterLayer):
         return out.view(*x.shape[:-1], -1)
 
 
-def target_rows(base: nn.Linear, site: Site, targets: Sequence[str]) -> Tensor:
+def projections(targets: Sequence[str] | None) -> tuple[str, ...]:
+    """Which of q, k and v are targets, in this order; all for None."""
+    return QKV if targets is None else tuple(part for part in QKV if part in targets)
+
+
+def target_rows(base: nn.Linear, site: Site, targets: Sequence[str] | None) -> Tensor:
     """Output rows that a method adapts: those of ``targets`` at a qkv site, else all; int64 (rows,).
 
     Raises
@@ -222,7 +254,7 @@ def target_rows(base: nn.Linear, site: Site, targets: Sequence[str]) -> Tensor:
             f"Site {site.name!r}: 3 * heads * head_dim = {3 * site.heads * site.head_dim}, "
             f"but the layer has {base.out_features} outputs."
         )
-    return torch.cat([site.rows(part) for part in QKV if part in targets])
+    return torch.cat([site.rows(part) for part in projections(targets)])
 
 
 def kaiming_uniform(shape: tuple[int, ...], generator: torch.Generator, fan_in: int | None = None) -> Tensor:

@@ -31,7 +31,8 @@ class ConvLoRALayer(LowRankLayer):
     8 costs what scale 1 costs and dense routing what one expert costs. ``gate_scope`` "image"
     (default) pools the gate over the whole map, padding included, "window" over each attention
     window; ``window_padding`` "image" (default) lets the convolution see across window borders,
-    "window" repeats each window's border. Both matter only where the site has windows.
+    "window" repeats each window's border. Both matter only at q, k, v of blocks with windows: behind the
+    attention and in the MLP the map is whole.
 
     Trainable beside LoRA's: G * (E * (9 r^2 + r) + 2 r E) (r E instead of 2 r E when dense).
 
@@ -42,6 +43,7 @@ class ConvLoRALayer(LowRankLayer):
     gate : NoisyTopKGate
     """
 
+    needs_grid = True
     no_merge = "its convolutions mix neighbouring tokens and its gates depend on the picture"
     folds: Tensor
     identity: Tensor
@@ -55,8 +57,9 @@ class ConvLoRALayer(LowRankLayer):
         self.compat = compat
         self.nonlinearity = "gelu" if compat else config.nonlinearity
         scope, padding = ("window", "window") if compat else (config.gate_scope, config.window_padding)
-        self.gate_window = site.window if scope == "window" else 0
-        self.pad_window = site.window if padding == "window" else 0
+        window = site.window if site.kind == "qkv" else 0
+        self.gate_window = window if scope == "window" else 0
+        self.pad_window = window if padding == "window" else 0
         g, r, e = self.branches, self.rank, config.num_experts
         self.kernels = nn.Parameter(kaiming_uniform((g, e, r, r, 3, 3), generator, fan_in=TAPS * r))
         self.bias = nn.Parameter(torch.zeros(g, e, r))

@@ -33,7 +33,7 @@ class MonaLayer(AdapterLayer):
 
     Deliberate differences from the paper: it stands before the residual sum instead of behind it, where
     a linear layer is and an adapter of the residual stream isn't; Wu and bu start at 0, so that the start is
-    the frozen encoder; no dropout. ``alpha`` and ``targets`` have no effect.
+    the frozen encoder; no dropout. ``alpha`` has no effect.
 
     Attributes
     ----------
@@ -44,6 +44,7 @@ class MonaLayer(AdapterLayer):
     up, up_bias : Parameter (C, r), (C,)
     """
 
+    needs_grid = True
     no_merge = "its convolutions mix neighbouring tokens and a non-linearity follows"
 
     def __init__(

@@ -39,7 +39,7 @@ class ParallelDownLayer(AdapterLayer):
 
     Deliberate differences from the paper: the activation is the MLP's own GELU instead of ReLU; the
     input is what the MLP's first Linear reads, that is after the layer norm; Wu and bu start at 0.
-    ``targets`` has no effect. The wider hidden map costs one copy of it for each pass.
+    The wider hidden map costs one copy of it for each pass.
 
     Attributes
     ----------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,61 +13,98 @@ from semseg_automl.core.errors import ConfigError, unknown_name
 from semseg_automl.peft.adapter import SerialAdapterLayer
 from semseg_automl.peft.base import QKV, AdapterLayer, Site
 from semseg_automl.peft.bitfit import BitFitLayer
+from semseg_automl.peft.companion import Companion, Outline
 from semseg_automl.peft.conv_lora import ConvLoRALayer
 from semseg_automl.peft.lora import LoRALayer
+from semseg_automl.peft.lst import build_ladder
 from semseg_automl.peft.mona import MonaLayer
 from semseg_automl.peft.multi_scale_lora import MultiScaleLoRALayer
 from semseg_automl.peft.parallel_adapter import build_parallel
+from semseg_automl.peft.sam_adapter import build_sam_adapter
 from semseg_automl.peft.ssf import SSFLayer
+from semseg_automl.peft.vpt import build_prompts, connect_prompts, prompted_sites
 
 Build = Callable[[nn.Linear, Site, AdapterConfig, torch.Generator], AdapterLayer]
+BuildCompanion = Callable[
+    [Outline, Sequence[Site], Sequence[Site], AdapterConfig, torch.Generator], Companion
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterMethod:
-    """One method: how to build its layer (None: it has none) and at which roles of site (:attr:`Site.role`).
+    """One method: how to build what it trains, and where.
 
-    ``whole``: the encoder's own parameters are trained instead (:mod:`semseg_automl.peft.full`).
+    Attributes
+    ----------
+    build : builds the layer at one site; None for a method without layers.
+    companion : builds the network beside the encoder instead.
+    whole : the encoder's own parameters are trained instead (:mod:`semseg_automl.peft.full`).
+    roles : roles of site (:attr:`Site.role`) where its layers can stand.
+    targets : the places that ``targets=None`` means; empty where there is no choice.
+    narrow : picks among the sites of placement and roles.
+    connect : called with all layers, for those that work in pairs.
     """
 
-    build: Build | None
-    roles: tuple[str, ...] = ("qkv",)
-    uses_experts: bool = False
+    build: Build | None = None
+    companion: BuildCompanion | None = None
     whole: bool = False
+    roles: tuple[str, ...] = ("qkv",)
+    targets: tuple[str, ...] = ()
+    uses_experts: bool = False
+    narrow: Callable[[Sequence[Site], AdapterConfig], list[Site]] | None = None
+    connect: Callable[[Sequence[AdapterLayer]], None] | None = None
     source: str = ""
 
 
 EVERY_LINEAR = ("qkv", "proj", "mlp_in", "mlp_out")
 OUTPUTS = ("proj", "mlp_out")
+PLACES = (*QKV, "proj", "mlp")
+"""What ``targets`` can name: parts of the qkv projection, the attention's output, the MLP's Linears."""
 
 
 ADAPTERS: dict[str, AdapterMethod] = {
-    "decoder_only": AdapterMethod(build=None, roles=(), source="the paper's first baseline: frozen encoder"),
-    "lora": AdapterMethod(build=LoRALayer, source="Hu et al., ICLR 2022"),
-    "conv_lora": AdapterMethod(build=ConvLoRALayer, uses_experts=True, source="Zhong et al., ICLR 2024"),
+    "decoder_only": AdapterMethod(roles=(), source="the paper's first baseline: frozen encoder"),
+    "lora": AdapterMethod(build=LoRALayer, roles=EVERY_LINEAR, targets=QKV, source="Hu et al., ICLR 2022"),
+    "conv_lora": AdapterMethod(
+        build=ConvLoRALayer,
+        roles=EVERY_LINEAR,
+        targets=QKV,
+        uses_experts=True,
+        source="Zhong et al., ICLR 2024",
+    ),
     "multi_scale_lora": AdapterMethod(
-        build=MultiScaleLoRALayer, uses_experts=True, source="Zhong et al., ICLR 2024, without the gate"
+        build=MultiScaleLoRALayer,
+        roles=EVERY_LINEAR,
+        targets=QKV,
+        uses_experts=True,
+        source="Zhong et al., ICLR 2024, without the gate",
     ),
-    "bitfit": AdapterMethod(build=BitFitLayer, roles=EVERY_LINEAR, source="Ben Zaken et al., ACL 2022"),
-    "ssf": AdapterMethod(build=SSFLayer, roles=EVERY_LINEAR, source="Lian et al., NeurIPS 2022"),
-    "adapter": AdapterMethod(build=SerialAdapterLayer, roles=OUTPUTS, source="Houlsby et al., ICML 2019"),
+    "bitfit": AdapterMethod(
+        build=BitFitLayer, roles=EVERY_LINEAR, targets=PLACES, source="Ben Zaken et al., ACL 2022"
+    ),
+    "ssf": AdapterMethod(
+        build=SSFLayer, roles=EVERY_LINEAR, targets=PLACES, source="Lian et al., NeurIPS 2022"
+    ),
+    "adapter": AdapterMethod(
+        build=SerialAdapterLayer, roles=OUTPUTS, targets=("proj", "mlp"), source="Houlsby et al., ICML 2019"
+    ),
     "parallel_adapter": AdapterMethod(
-        build=build_parallel, roles=("mlp_in", "mlp_out"), source="He et al., ICLR 2022"
+        build=build_parallel, roles=("mlp_in", "mlp_out"), targets=("mlp",), source="He et al., ICLR 2022"
     ),
-    "mona": AdapterMethod(build=MonaLayer, roles=OUTPUTS, source="Yin et al., CVPR 2025"),
-    "full": AdapterMethod(build=None, roles=EVERY_LINEAR, whole=True, source="full fine-tuning"),
+    "mona": AdapterMethod(
+        build=MonaLayer, roles=OUTPUTS, targets=("proj", "mlp"), source="Yin et al., CVPR 2025"
+    ),
+    "vpt": AdapterMethod(
+        build=build_prompts,
+        roles=("qkv", "proj"),
+        narrow=prompted_sites,
+        connect=connect_prompts,
+        source="Jia et al., ECCV 2022",
+    ),
+    "sam_adapter": AdapterMethod(companion=build_sam_adapter, source="Chen et al., ICCV workshops 2023"),
+    "lst": AdapterMethod(companion=build_ladder, source="Sung et al., NeurIPS 2022"),
+    "full": AdapterMethod(whole=True, roles=EVERY_LINEAR, source="full fine-tuning"),
 }
-
-REFUSED: dict[str, str] = {
-    "vpt": "its prompts are further tokens of every attention, and the encoders' attention with its windows "
-    "and relative positions takes the tokens of the picture's grid only; and they change the outputs before "
-    "the first step, which no adapter here does",
-    "sam_adapter": "its prompts are made from the picture's high frequencies and added between the blocks, "
-    "and an adapter here sees one linear layer's input and not the picture",
-    "lst": "its side network reads the output of every block and replaces the encoder's, and an adapter here "
-    "stands where a linear layer stood",
-}
-"""Methods of the paper that are known and not there, with the reason."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "routing": ("learned", "dense", "compat"),
@@ -75,15 +112,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "window_padding": ("image", "window"),
     "nonlinearity": ("none", "gelu"),
     "qkv": ("fused", "separate"),
+    "prompt_depth": ("deep", "shallow"),
 }
-
-
-def refuse(name: object) -> None:
-    """Raise ConfigError with the reason for a method of the paper that is not there; else do nothing."""
-    if isinstance(name, str) and name in REFUSED:
-        raise ConfigError(
-            f"adapter={name!r} is not available: {REFUSED[name]}. Use one of {', '.join(ADAPTERS)}."
-        )
 
 
 def resolve_method(config: AdapterConfig) -> AdapterMethod:
@@ -94,7 +124,6 @@ def resolve_method(config: AdapterConfig) -> AdapterMethod:
     ConfigError
         For an unknown name or a value out of its range.
     """
-    refuse(config.adapter)
     if config.adapter not in ADAPTERS:
         raise unknown_name("adapter", config.adapter, ADAPTERS)
     for field, choices in CHOICES.items():
@@ -102,15 +131,40 @@ def resolve_method(config: AdapterConfig) -> AdapterMethod:
             raise unknown_name(field, getattr(config, field), choices)
     if config.rank < 1 or not config.alpha > 0:
         raise ConfigError(f"rank must be 1 or more and alpha positive, not {config.rank}, {config.alpha}.")
-    for target in config.targets:
-        if target not in QKV:
-            raise unknown_name("target", target, QKV)
-    if not config.targets or len(set(config.targets)) != len(config.targets):
-        raise ConfigError(f"targets must be some of q, k, v, each once, not {config.targets}.")
     method = ADAPTERS[config.adapter]
+    _check_targets(config, method)
+    if config.side_checkpoint is not None and config.adapter != "lst":
+        raise ConfigError(f"side_checkpoint belongs to adapter='lst', not to {config.adapter!r}.")
     if method.uses_experts:
         _check_experts(config)
     return method
+
+
+def role_has(role: str, targets: Sequence[str]) -> bool:
+    """Whether any of ``targets`` is at sites of a role."""
+    names = QKV if role == "qkv" else (role.split("_")[0],)
+    return any(name in targets for name in names)
+
+
+def _check_targets(config: AdapterConfig, method: AdapterMethod) -> None:
+    if config.targets is None:
+        return
+    for target in config.targets:
+        if target not in PLACES:
+            raise unknown_name("target", target, PLACES)
+    if not config.targets or len(set(config.targets)) != len(config.targets):
+        raise ConfigError(f"targets must be some of {', '.join(PLACES)}, each once, not {config.targets}.")
+    if not method.targets:
+        raise ConfigError(
+            f"adapter={config.adapter!r} has no choice of targets: use placement, and leave targets=None."
+        )
+    there = [name for name in PLACES if any(role_has(role, (name,)) for role in method.roles)]
+    missing = [target for target in config.targets if target not in there]
+    if missing:
+        raise ConfigError(
+            f"adapter={config.adapter!r} can't be at {', '.join(missing)}: its targets are "
+            f"{', '.join(there)}."
+        )
 
 
 def _check_experts(config: AdapterConfig) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from semseg_automl.core.errors import ArtifactError
-from semseg_automl.peft.base import AdapterLayer
+from semseg_automl.peft.base import Adapter
 from semseg_automl.peft.full import is_tuned_whole
 
 
@@ -20,11 +20,20 @@ def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     found: dict[str, nn.Parameter] = {}
     for path, part in module.named_modules():
         prefix = f"{path}." if path else ""
-        if isinstance(part, AdapterLayer):
+        if isinstance(part, Adapter):
             found.update({prefix + name: value for name, value in part.trainable_parameters()})
         elif is_tuned_whole(part):
             found.update({prefix + name: value for name, value in part.named_parameters()})
     return found
+
+
+def fast_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The second matrices of low-rank updates inside ``module``, which LoRA+ trains at a higher rate.
+
+    Source: Hayou, Ghosh, Yu, "LoRA+", ICML 2024. Empty for methods without one.
+    """
+    adapters = [part for part in module.modules() if isinstance(part, Adapter)]
+    return [value for part in adapters for name, value in part.trainable_parameters() if name in part.fast]
 
 
 def adapter_state(encoder: nn.Module) -> dict[str, Tensor]:

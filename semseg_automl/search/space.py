@@ -74,6 +74,9 @@ _ADAPTERS_WITHOUT: dict[str, frozenset[str]] = {
     "adapter": frozenset({"num_experts"}),
     "parallel_adapter": frozenset({"num_experts"}),
     "mona": frozenset({"num_experts"}),
+    "vpt": frozenset({"num_experts"}),
+    "sam_adapter": frozenset({"num_experts"}),
+    "lst": frozenset({"rank", "num_experts"}),
 }
 
 _LEARNING_RATES: dict[str, Real] = {

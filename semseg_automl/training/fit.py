@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 from semseg_automl.core.errors import TrainingError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.dataset import SegmentationDataset, collate
+from semseg_automl.data.fingerprint import class_pixels
+from semseg_automl.losses.weights import NO_WEIGHTS, class_weights
 from semseg_automl.models.build import build_segmenter
 from semseg_automl.models.devices import peak_memory_mb, prepare_cpu
 from semseg_automl.models.segmenter import Segmenter
@@ -77,7 +79,13 @@ def make_datasets(job: TrainJob, world: int = 1) -> tuple[SegmentationDataset, S
 
 def make_segmenter(job: TrainJob) -> Segmenter:
     """The network of a job, from the backbone's weights and, if given, trained tensors."""
-    segmenter = build_segmenter(job.config, job.label_map.num_outputs, weights=job.weights, seed=job.seed)
+    segmenter = build_segmenter(
+        job.config,
+        job.label_map.num_outputs,
+        weights=job.weights,
+        seed=job.seed,
+        trained=job.init is not None,
+    )
     if job.init is not None:
         segmenter.load_trainable_state(dict(job.init.adapter), dict(job.init.head))
     return segmenter
@@ -133,7 +141,7 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
     max_steps = job.max_steps or math.ceil(optim.max_epochs * len(train_set) / optim.batch_size)
     pacer = Pacer(hooks, max_steps)
     module = SegmentationModule(
-        segmenter, job.config, job.label_map.problem_type, pacer.fraction, job.class_weights, world=world
+        segmenter, job.config, job.label_map.problem_type, pacer.fraction, weights_of(job), world=world
     )
     coach = Coach(
         val_set,
@@ -163,6 +171,14 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
     if rank:
         return None
     return _result(job, coach, module, trainer.global_step, time.perf_counter() - started)
+
+
+def weights_of(job: TrainJob) -> tuple[float, ...] | None:
+    """The classes' weights in the loss: the job's, else those of its ``class_weights`` scheme."""
+    scheme = job.config.optim.class_weights
+    if job.class_weights is not None or scheme == NO_WEIGHTS:
+        return job.class_weights
+    return class_weights(class_pixels(job.train.masks or (), job.label_map), scheme)
 
 
 def micro_batch(job: TrainJob, world: int = 1) -> int:

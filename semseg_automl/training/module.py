@@ -12,9 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semseg_automl.core.config import RunConfig
+from semseg_automl.losses.matching import matching_loss
 from semseg_automl.losses.registry import resolve_loss
+from semseg_automl.models.decoder import MaskClassificationHead
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.inject import collect_balance_loss
+from semseg_automl.peft.state import fast_parameters
 from semseg_automl.training.optim import WeightAverage, build_optimizer, learning_rate_factor
 from semseg_automl.training.progressive import shrink
 
@@ -75,11 +78,7 @@ class SegmentationModule(lightning.LightningModule):
         image, mask = batch["image"], batch["mask"]
         if self.fraction(self.global_step) < self.config.optim.small_share:
             image, mask = shrink(image, mask, self.config.optim.small_scale)
-        logits = self.segmenter(image)
-        # (B, K, H/4, W/4) -> (B, K, H, W)
-        logits = F.interpolate(logits.float(), size=mask.shape[-2:], mode="bilinear", align_corners=False)
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
-        loss = self.loss(logits, mask, class_weights=weights)
+        loss = self.task_loss(image, mask)
         balance = collect_balance_loss(self.segmenter.adapters)
         total = loss + self.balance_weight * self.config.optim.balance_scale * balance
         both = torch.stack([loss.detach(), total.detach()]).tolist()  # one wait for the device
@@ -88,10 +87,28 @@ class SegmentationModule(lightning.LightningModule):
             raise FloatingPointError(f"the loss is {self.last_loss} at step {self.global_step}")
         return total
 
+    def task_loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Loss of (B, 3, H, W) images against (B, H, W) class indices.
+
+        Queries of a mask_classification head are matched with the masks unless a loss is named.
+        """
+        weights = None if self.class_weights is None else self.class_weights.to(images.device)
+        head = self.segmenter.decoder
+        if isinstance(head, MaskClassificationHead) and self.config.optim.loss == "auto":
+            queries, classes = head.queries(self.segmenter.encoder(images))
+            return matching_loss(queries, classes, masks, class_weights=weights)
+        logits = self.segmenter(images)
+        # (B, K, H/4, W/4) -> (B, K, H, W)
+        logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        return self.loss(logits, masks, class_weights=weights)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adapter and head in groups of their own."""
         return build_optimizer(
-            self.segmenter.adapter_parameters(), self.segmenter.head_parameters(), self.config.optim
+            self.segmenter.adapter_parameters(),
+            self.segmenter.head_parameters(),
+            self.config.optim,
+            fast=fast_parameters(self.segmenter.encoder),
         )
 
     def optimizer_step(self, _epoch: int, _batch: int, optimizer: Any, closure: Any = None) -> None:

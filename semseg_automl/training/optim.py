@@ -50,17 +50,28 @@ def learning_rate_factor(fraction: float, config: OptimConfig) -> float:
 
 
 def build_optimizer(
-    adapter: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config: OptimConfig
+    adapter: Iterable[nn.Parameter],
+    head: Iterable[nn.Parameter],
+    config: OptimConfig,
+    fast: Iterable[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     """Build the optimiser: adapter and head with their own rates, no decay on vectors.
 
-    Tensors with fewer than two dimensions (biases, norms) are not decayed. Each group stores its
-    peak rate under ``peak_lr``.
+    ``fast`` are those of the adapter that LoRA+ trains ``lora_plus_ratio`` times faster. Tensors with
+    fewer than two dimensions (biases, norms) are not decayed. Each group stores its peak rate under
+    ``peak_lr``.
     """
     if config.optimizer not in OPTIMIZERS:
         raise unknown_name("optimizer", config.optimizer, OPTIMIZERS)
     groups = []
-    for params, rate in ((list(adapter), config.learning_rate), (list(head), config.decoder_learning_rate)):
+    faster = {id(p) for p in fast} if config.lora_plus_ratio != 1.0 else set()
+    adapter = list(adapter)
+    rated = (
+        ([p for p in adapter if id(p) not in faster], config.learning_rate),
+        ([p for p in adapter if id(p) in faster], config.learning_rate * config.lora_plus_ratio),
+        (list(head), config.decoder_learning_rate),
+    )
+    for params, rate in rated:
         for decayed in (True, False):
             chosen = [p for p in params if (p.ndim >= 2) == decayed]
             if chosen:

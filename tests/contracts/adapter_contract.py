@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError
-from semseg_automl.peft.base import AdapterLayer, Site
+from semseg_automl.peft.base import QKV, AdapterLayer, Site
 from semseg_automl.peft.inject import collect_balance_loss, inject, merge_adapters
+from semseg_automl.peft.registry import PLACES
 from semseg_automl.peft.state import adapter_parameters, adapter_state, count_parameters, load_adapter_state
 
 HEADS, HEAD_DIM, WINDOW = 2, 3, 4
@@ -110,7 +111,7 @@ class AdapterContract:
     needs_grid : False: the method also takes (B, N, C).
     encoder_class : TinyBlocks where the method adapts more than q, k, v.
     random_start : False where the seed decides nothing.
-    takes_targets : False where the method adapts no q, k, v.
+    places : the targets that the method has; empty where there is no choice.
     merges : True where the layers merge into linear ones.
     """
 
@@ -118,7 +119,7 @@ class AdapterContract:
     needs_grid = True
     encoder_class: type[TinyEncoder] = TinyEncoder
     random_start = True
-    takes_targets = True
+    places: tuple[str, ...] = PLACES
     merges = False
 
     def expected_count(self, layer: AdapterLayer) -> int:
@@ -144,7 +145,7 @@ class AdapterContract:
 
     def test_disabled_layers_are_the_frozen_encoder(self) -> None:
         encoder, layers = self.make(noise=0.3)
-        bare = self.encoder_class().double()
+        bare = self.encoder_class().double().requires_grad_(False)
         trained = adapter_parameters(encoder)
         bare.load_state_dict(
             {k.replace("base.", ""): v for k, v in encoder.state_dict().items() if k not in trained}
@@ -247,12 +248,27 @@ class AdapterContract:
         low.float().sum().backward()
         torch.testing.assert_close(low.float(), encoder(x), rtol=0.1, atol=0.15)
 
+    @pytest.mark.parametrize("target", PLACES)
+    def test_targets_choose_places(self, target: str) -> None:
+        config = dataclasses.replace(self.config, targets=(target,))
+        if target not in self.places:
+            with pytest.raises(ConfigError, match="targets"):
+                make(config, encoder_class=TinyBlocks)
+            return
+        encoder, layers = make(config, encoder_class=TinyBlocks, noise=0.3)
+        kind = "qkv" if target in QKV else target
+        assert layers and {layer.site.kind for layer in layers} == {kind}
+        encoder(self.maps()).sum().backward()
+        assert all(p.grad is not None for p in adapter_parameters(encoder).values())
+
     @pytest.mark.parametrize("layout", ["qkv", "per_head_qkv"])
     def test_rows_of_other_targets_stay_frozen(self, layout: str) -> None:
+        if "q" not in self.places:
+            return  # refused: see above
         _, layers = self.make(dataclasses.replace(self.config, targets=("q", "v")), layout=layout, noise=0.3)
         x = self.maps()
         layers = [layer for layer in layers if layer.site.kind == "qkv"]
-        assert bool(layers) == self.takes_targets
+        assert layers
         for layer in layers:
             change = layer(x) - layer.base(x)
             k = layer.site.rows("k")

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from semseg_automl.losses import functional
+from semseg_automl.losses.cl_dice import ITERATIONS, ce_cl_dice, soft_cl_dice, soft_skeleton
 from semseg_automl.losses.functional import IGNORE
+from semseg_automl.losses.lovasz import lovasz
 
 smp = pytest.importorskip("segmentation_models_pytorch", reason="in the extra [dev]")
 
@@ -164,12 +166,115 @@ def test_sums_are_the_sum_of_their_parts(name: str) -> None:
     assert getattr(functional, name)(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_structure_compat_is_the_released_codes() -> None:
+    """The published code with the released argument: torch reads ``reduce="none"`` as the mean."""
+    logits, target = batch(1)
+    mask = target[:, None].float()
+    weit = 1 + 5 * torch.abs(F.avg_pool2d(mask, kernel_size=31, stride=1, padding=15) - mask)
+    with pytest.warns(UserWarning, match="deprecated"):
+        wbce = F.binary_cross_entropy_with_logits(logits, mask, reduce="none")  # type: ignore[arg-type]
+    wbce = (weit * wbce).sum(dim=(2, 3)) / weit.sum(dim=(2, 3))
+    pred = torch.sigmoid(logits)
+    inter = ((pred * mask) * weit).sum(dim=(2, 3))
+    union = ((pred + mask) * weit).sum(dim=(2, 3))
+    expected = (wbce + 1 - (inter + 1) / (union - inter + 1)).mean()
+    assert functional.structure_compat(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert functional.structure(logits, target).item() != pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_balanced_bce_is_autogluons_without_its_factor() -> None:
+    """Its code: w_neg * BCEWithLogits(pos_weight = N / P) with w_neg = P / (P + N)."""
+    logits, target = batch(1)
+    mask = (target[:, None] == 1).float()
+    pos, neg = mask.sum(), (1 - mask).sum()
+    theirs = pos / (pos + neg) * F.binary_cross_entropy_with_logits(logits, mask, pos_weight=neg / pos)
+    expected = theirs / (2 * pos * neg / (pos + neg) ** 2)
+    assert functional.balanced_bce(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_balanced_cross_entropy_is_the_mean_of_class_means(weighted: bool) -> None:
+    logits, target = batch(5, ignore=True)
+    target[target == 3] = 0  # an absent class
+    nll = F.cross_entropy(logits, target.clamp_min(0), reduction="none")
+    weights = torch.tensor([1.0, 2.0, 0.5, 9.0, 3.0]) if weighted else torch.ones(5)
+    means = {k: nll[target == k].mean() for k in (0, 1, 2, 4)}
+    expected = sum(weights[k] * m for k, m in means.items()) / sum(weights[k] for k in means)
+    actual = functional.balanced_bce(logits, target, class_weights=weights if weighted else None)
+    assert actual.item() == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_lovasz_is_segmentation_models_pytorchs(classes: int) -> None:
+    logits, target = batch(classes, ignore=True)
+    if classes == 4:
+        target[target == 3] = 0  # an absent class
+    theirs = smp.losses.LovaszLoss("binary" if classes == 1 else "multiclass", ignore_index=IGNORE)
+    first, second = (logits.clone().requires_grad_() for _ in range(2))
+    mine, expected = lovasz(first, target), theirs(second, target)
+    assert mine.item() == pytest.approx(expected.item(), rel=1e-5)
+    mine.backward()
+    expected.backward()
+    assert first.grad is not None and second.grad is not None
+    assert torch.allclose(first.grad, second.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_lovasz_of_hard_masks_is_one_minus_iou() -> None:
+    """At the corners of the cube the extension equals the set function (proposition 1 of the paper)."""
+    truth = torch.rand(1, 9, 9, generator=torch.Generator().manual_seed(0)) > 0.5
+    guess = torch.rand(1, 9, 9, generator=torch.Generator().manual_seed(1)) > 0.5
+    logits = torch.stack([~guess, guess], 1).float() * 100
+    ious = [
+        (truth == k).logical_and(guess == k).sum() / (truth == k).logical_or(guess == k).sum() for k in (0, 1)
+    ]
+    expected = 1 - torch.stack(ious).mean()
+    assert lovasz(logits, truth.long()).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_soft_skeleton_is_monais() -> None:
+    theirs = pytest.importorskip("monai.losses.cldice", reason="in the extra [dev]")
+    x = F.interpolate(torch.rand(2, 3, 7, 6, generator=torch.Generator().manual_seed(0)), (40, 33))
+    assert torch.allclose(soft_skeleton(x, 4), theirs.soft_skel(x, 4), atol=1e-6)
+
+
+def test_soft_cl_dice_is_its_formula() -> None:
+    """Equations 1 to 3 with MONAI's skeleton, class by class; ignored pixels outside of both."""
+    theirs = pytest.importorskip("monai.losses.cldice", reason="in the extra [dev]")
+    logits, target = batch(3, ignore=True)
+    valid = (target != IGNORE)[:, None].float()
+    p = logits.softmax(1) * valid
+    masks = torch.stack([(target == k).float() for k in range(3)], 1)
+    thin, true_thin = theirs.soft_skel(p, ITERATIONS), theirs.soft_skel(masks, ITERATIONS)
+    losses = []
+    for k in range(3):
+        precision = ((thin[:, k] * masks[:, k]).sum() + 1) / (thin[:, k].sum() + 1)
+        sensitivity = ((true_thin[:, k] * p[:, k]).sum() + 1) / (true_thin[:, k].sum() + 1)
+        losses.append(1 - 2 / (1 / precision + 1 / sensitivity))
+    thinness = torch.stack(losses).mean()
+    assert soft_cl_dice(logits.softmax(1), target).item() == pytest.approx(thinness.item(), rel=1e-4)
+    dice = functional.soft_dice(logits.softmax(1), target)
+    expected = F.cross_entropy(logits, target, ignore_index=IGNORE) + (dice + thinness) / 2
+    assert ce_cl_dice(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cl_dice_sees_a_gap_that_dice_overlooks() -> None:
+    """A thick line with a one-pixel gap, and one that is thinner but whole."""
+    target = torch.zeros(1, 31, 41, dtype=torch.long)
+    target[:, 13:18] = 1
+    gap, thin = (target[:, None].float().clone() for _ in range(2))
+    gap[..., 18:23] = 0
+    thin[..., 13, :] = thin[..., 17, :] = 0
+    assert functional.soft_dice(gap, target) < functional.soft_dice(thin, target)
+    assert soft_cl_dice(gap, target) > soft_cl_dice(thin, target)
+
+
 def test_binary_focal_is_torchvisions() -> None:
     logits, target = batch(1, ignore=True)
     valid = target != IGNORE
     focal = sigmoid_focal_loss(
         logits[:, 0][valid], target[valid].float(), alpha=-1, gamma=2.0, reduction="mean"
     )
+    assert functional.focal(logits, target).item() == pytest.approx(focal.item(), rel=1e-5)
     expected = focal + functional.soft_dice(logits.sigmoid(), target)
     assert functional.focal_dice(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.peft.base import Site
+from semseg_automl.peft.companion import Companion, Guide, Outline
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class EncoderOutput:
     skips: dict[int, Tensor] = field(default_factory=dict)
 
 
+def untouched(_block: int, x: Tensor) -> Tensor:
+    """The guide that changes nothing."""
+    return x
+
+
 class Encoder(nn.Module):
     """Base class of encoders: an image (B, 3, H, W) in, an :class:`EncoderOutput` out.
 
@@ -34,12 +41,23 @@ class Encoder(nn.Module):
     skip_channels : stride -> channels of the finer maps (empty for plain ViTs).
     multiple : H and W must be multiples of it.
     gradient_checkpointing : recompute each block in the backward pass (less memory, more time).
+    companion : a network beside the encoder (:mod:`semseg_automl.peft.companion`), or None.
     """
 
     embed_dim: int
     skip_channels: dict[int, int]
     multiple: int = 16
     gradient_checkpointing: bool = False
+    companion: Companion | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.companion = None
+
+    @property
+    def outline(self) -> Outline:
+        """What a companion has to know of this encoder."""
+        raise NotImplementedError  # abstract: each encoder defines it
 
     def sites(self) -> list[Site]:
         """Every Linear that an adapter may wrap, in the order of the blocks."""
@@ -49,14 +67,27 @@ class Encoder(nn.Module):
         """The part below every site: what a cache of frozen features may keep."""
         raise NotImplementedError  # abstract: each encoder defines it
 
-    def tail(self, stem: Tensor) -> EncoderOutput:
-        """Everything after :meth:`stem`; ``tail(stem(x)) == forward(x)``."""
+    def stem_map(self, stem: Tensor) -> Tensor:
+        """:meth:`stem`'s output as (B, h, w, C)."""
+        return stem
+
+    def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
+        """Everything after :meth:`stem`; ``tail(stem(x)) == forward(x)`` unless there is a companion.
+
+        ``guide`` sees, and may change, the map before each block and behind the last.
+        """
         raise NotImplementedError  # abstract: each encoder defines it
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """Encode (B, 3, H, W) normalised float images; H, W multiples of ``multiple``."""
         check_size(images, self.multiple)
-        return self.tail(self.stem(images))
+        stem = self.stem(images)
+        if self.companion is None or not self.companion.enabled:
+            return self.tail(stem)
+        output: EncoderOutput = self.companion(
+            images, self.stem_map(stem), functools.partial(self.tail, stem)
+        )
+        return output
 
 
 def check_size(images: Tensor, multiple: int) -> None:

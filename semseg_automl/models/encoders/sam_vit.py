@@ -16,10 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semseg_automl.models.encoders.base import Encoder, EncoderOutput, is_frozen, neck, run_block
+from semseg_automl.models.encoders.base import (
+    Encoder,
+    EncoderOutput,
+    is_frozen,
+    neck,
+    run_block,
+    untouched,
+)
 from semseg_automl.models.encoders.rel_pos import relative_attention, relative_table
 from semseg_automl.models.encoders.windows import join_windows, padded_size, project_padded, split_windows
 from semseg_automl.peft.base import Site
+from semseg_automl.peft.companion import Guide, Outline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +142,18 @@ class SamViTEncoder(Encoder):
             x = self.patch_embed(images)
             return x + self.positions(x.shape[1], x.shape[2])
 
-    def tail(self, stem: Tensor) -> EncoderOutput:
+    @property
+    def outline(self) -> Outline:
+        """See :class:`Encoder`."""
+        c = self.config
+        return Outline(stem_channels=c.dim, stem_stride=c.patch, stride=c.patch, embed_dim=c.embed_dim)
+
+    def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
         """Blocks and neck, from :meth:`stem`'s output."""
         x = stem
-        for block in self.blocks:
-            x = run_block(block, x, self.gradient_checkpointing)
+        for i, block in enumerate(self.blocks):
+            x = run_block(block, guide(i, x), self.gradient_checkpointing)
+        x = guide(len(self.blocks), x)
         return EncoderOutput(self.neck(x.permute(0, 3, 1, 2)))  # (B, h, w, C) -> (B, C, h, w)
 
     def sites(self) -> list[Site]:

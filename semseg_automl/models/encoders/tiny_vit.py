@@ -17,9 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semseg_automl.models.encoders.attention import biased_attention
-from semseg_automl.models.encoders.base import Encoder, EncoderOutput, is_frozen, neck, run_block
+from semseg_automl.models.encoders.base import (
+    Encoder,
+    EncoderOutput,
+    is_frozen,
+    neck,
+    run_block,
+    untouched,
+)
 from semseg_automl.models.encoders.windows import join_windows, padded_size, project_padded, split_windows
 from semseg_automl.peft.base import Site
+from semseg_automl.peft.companion import Guide, Outline
 
 _BN_EPS = 1e-5
 
@@ -235,17 +243,30 @@ class TinyViTEncoder(Encoder):
                 x = block(x)
         return x
 
-    def tail(self, stem: Tensor) -> EncoderOutput:
+    @property
+    def outline(self) -> Outline:
+        """See :class:`Encoder`."""
+        return Outline(
+            stem_channels=self.config.dims[0], stem_stride=4, stride=16, embed_dim=self.config.embed_dim
+        )
+
+    def stem_map(self, stem: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, h, w, C)."""
+        return stem.permute(0, 2, 3, 1)
+
+    def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
         """Stages 1 to 3 and the neck, from :meth:`stem`'s output."""
         first, *rest = self.stages()
-        skips = {4: stem}
-        x = first.merge(stem.permute(0, 2, 3, 1))  # (B, C, h, w) -> (B, h, w, C)
+        skips, index = {4: stem}, 0
+        x = first.merge(self.stem_map(stem))
         for i, stage in enumerate(rest, start=1):
             for block in stage.blocks:
-                x = run_block(block, x, self.gradient_checkpointing)
+                x = run_block(block, guide(index, x), self.gradient_checkpointing)
+                index += 1
             if i == 1:
                 skips[8] = x.permute(0, 3, 1, 2)
             x = stage.merge(x)
+        x = guide(index, x)
         return EncoderOutput(self.neck(x.permute(0, 3, 1, 2)), skips)
 
     def stages(self) -> list[Stage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semseg_automl.data.fingerprint import PictureSizes, thickness, thinnest_class
+from semseg_automl.data.fingerprint import PictureSizes, class_pixels, thickness, thinnest_class
 from semseg_automl.data.labels import LabelMap
 
 BINARY = LabelMap(problem_type="binary", names=("background", "line"), values=(0, 1), ignore=255)
@@ -49,3 +49,9 @@ def test_picture_sizes() -> None:
 )
 def test_models_stored_without_sizes(stored: object) -> None:
     assert PictureSizes.from_json(stored) is None
+
+
+def test_class_pixels_are_counted_without_ignored_ones() -> None:
+    ignored = striped(3)
+    ignored[:10] = 255
+    assert class_pixels([striped(3), ignored], BINARY) == (2 * 61 * 64 - 10 * 64, 2 * 3 * 64)

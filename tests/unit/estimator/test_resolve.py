@@ -14,7 +14,7 @@ from semseg_automl.estimator._resolve import find_preset, resolve_request
 from semseg_automl.estimator._rules import CHOICES, RULES, check_hyperparameter
 from semseg_automl.estimator.presets import PRESETS
 from semseg_automl.losses.registry import resolve_loss
-from semseg_automl.peft.registry import ADAPTERS, REFUSED
+from semseg_automl.peft.registry import ADAPTERS
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.space import Categorical, Int, Real
 from semseg_automl.training.module import BALANCE_WEIGHTS
@@ -255,10 +255,3 @@ def test_requests_are_frozen() -> None:
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_every_adapter_can_be_asked_for(adapter: str) -> None:
     assert resolve(hyperparameters={"adapter": adapter}).config.adapter.adapter == adapter
-
-
-@pytest.mark.parametrize("adapter", REFUSED)
-def test_adapters_that_are_not_there_are_refused_with_the_reason(adapter: str) -> None:
-    for given in (adapter, ["lora", adapter]):
-        with pytest.raises(ConfigError, match=f"adapter='{adapter}' is not available"):
-            resolve(hyperparameters={"adapter": given})

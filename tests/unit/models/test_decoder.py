@@ -136,6 +136,14 @@ def test_classification_head_is_the_written_out_formula() -> None:
     torch.testing.assert_close(head(x), torch.log(expected + 1e-6), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("outputs", "queries"), [(1, 4), (3, 16), (11, 1)])
+def test_classification_head_has_the_number_of_parameters_of_its_formula(outputs: int, queries: int) -> None:
+    with torch.device("meta"):
+        head = MaskClassificationHead(outputs, queries)
+    expected = 3_505_280 + 256 * queries + 257 * (max(2, outputs) + 1)
+    assert sum(p.numel() for p in head.parameters() if p.requires_grad) == expected
+
+
 def test_binary_classification_logit_is_the_share_of_the_foreground() -> None:
     head, x = MaskClassificationHead(1, 4, **SIZES), features(3, 4)
     masks, classes = head.queries(x)

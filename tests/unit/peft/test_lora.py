@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ArtifactError, ConfigError
 from semseg_automl.peft.base import AdapterLayer, Site
-from semseg_automl.peft.inject import collect_balance_loss, inject, select_sites
+from semseg_automl.peft.inject import collect_balance_loss, inject, merge_adapters, select_sites
 from semseg_automl.peft.registry import ADAPTERS, resolve_method
-from semseg_automl.peft.state import adapter_state, count_parameters, load_adapter_state
-from tests.contracts.adapter_contract import CHANNELS, AdapterContract, TinyEncoder, make
+from semseg_automl.peft.state import adapter_state, count_parameters, fast_parameters, load_adapter_state
+from tests.contracts.adapter_contract import CHANNELS, AdapterContract, TinyBlocks, TinyEncoder, make
 
 LORA = AdapterConfig(adapter="lora", rank=2)
 
@@ -59,6 +59,32 @@ def test_separate_branches_hit_their_own_rows(layout: str) -> None:
         down = layer.down[2 * branch : 2 * branch + 2]
         expected = 16.0 * F.linear(F.linear(x, down), layer.up[branch])
         torch.testing.assert_close(change[..., layer.site.rows(part)], expected, rtol=0, atol=1e-12)
+
+
+def test_rank_stabilised_scaling() -> None:
+    """s = alpha / sqrt(r) (Kalajdzievski, 2023)."""
+    config = dataclasses.replace(LORA, rank=4, alpha=8.0, rslora=True)
+    _, (layer, _) = make(config, noise=0.3)
+    x = torch.randn(1, 4, 4, CHANNELS, dtype=torch.float64)
+    torch.testing.assert_close(
+        layer(x), layer.base(x) + 4.0 * F.linear(F.linear(x, layer.down), layer.up), rtol=0, atol=1e-12
+    )
+
+
+def test_only_second_matrices_are_fast() -> None:
+    encoder, layers = make(LORA)
+    assert [id(p) for p in fast_parameters(encoder)] == [id(layer.up) for layer in layers]
+
+
+def test_separate_branches_at_every_place() -> None:
+    """One branch for each of q, k, v, one at proj and in the MLP; still the frozen encoder when merged."""
+    config = dataclasses.replace(LORA, qkv="separate", targets=("q", "v", "proj", "mlp"))
+    encoder, layers = make(config, noise=0.3, encoder_class=TinyBlocks)
+    assert [layer.branches for layer in layers] == 2 * [2, 1, 1, 1]
+    x = torch.randn(1, 4, 4, CHANNELS, dtype=torch.float64)
+    expected = encoder(x)
+    merge_adapters(encoder)
+    torch.testing.assert_close(encoder(x), expected, rtol=1e-11, atol=0)
 
 
 def test_row_layouts() -> None:

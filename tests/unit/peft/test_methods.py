@@ -18,10 +18,20 @@ from semseg_automl.peft.inject import inject, merge_adapters
 from semseg_automl.peft.mona import MonaLayer
 from semseg_automl.peft.multi_scale_lora import MultiScaleLoRALayer
 from semseg_automl.peft.parallel_adapter import ParallelDownLayer, ParallelUpLayer
-from semseg_automl.peft.registry import ADAPTERS, REFUSED, resolve_method
+from semseg_automl.peft.registry import ADAPTERS
 from semseg_automl.peft.ssf import SSFLayer
 from semseg_automl.peft.state import adapter_parameters, adapter_state, count_parameters
-from tests.contracts.adapter_contract import CHANNELS, HIDDEN, AdapterContract, TinyBlocks, TinyEncoder, make
+from semseg_automl.peft.vpt import PromptLayer, PromptOutputLayer
+from tests.contracts.adapter_contract import (
+    CHANNELS,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    AdapterContract,
+    TinyBlocks,
+    TinyEncoder,
+    make,
+)
 
 RANK = 2
 
@@ -96,7 +106,7 @@ class TestSSF(AdapterContract):
 class TestSerialAdapter(AdapterContract):
     config = config("adapter")
     encoder_class = TinyBlocks
-    needs_grid, takes_targets = False, False
+    needs_grid, places = False, ("proj", "mlp")
 
     def expected_count(self, layer: AdapterLayer) -> int:
         return 2 * RANK * CHANNELS + RANK + CHANNELS
@@ -116,7 +126,7 @@ class TestSerialAdapter(AdapterContract):
 class TestParallelAdapter(AdapterContract):
     config = config("parallel_adapter")
     encoder_class = TinyBlocks
-    needs_grid, takes_targets, merges = False, False, True
+    needs_grid, places, merges = False, ("mlp",), True
 
     def expected_count(self, layer: AdapterLayer) -> int:
         return RANK * CHANNELS + (RANK if layer.site.part == "in" else CHANNELS)
@@ -150,7 +160,7 @@ class TestParallelAdapter(AdapterContract):
 class TestMona(AdapterContract):
     config = config("mona")
     encoder_class = TinyBlocks
-    takes_targets = False
+    places = ("proj", "mlp")
 
     def expected_count(self, layer: AdapterLayer) -> int:
         return 2 * RANK * CHANNELS + 5 * CHANNELS + RANK**2 + 88 * RANK
@@ -234,7 +244,7 @@ class TestFull(AdapterContract):
 
     config = config("full")
     encoder_class = TinyBlocks
-    needs_grid, random_start, takes_targets = False, False, False
+    needs_grid, random_start, places = False, False, ()
 
     def test_disabled_layers_are_the_frozen_encoder(self) -> None:
         assert self.make()[1] == []  # nothing to disable: the base itself is what is trained
@@ -259,10 +269,45 @@ class TestFull(AdapterContract):
             inject(TinyEncoder(), [], config("full", placement="last_1"))
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_methods_that_are_not_there_are_refused_with_the_reason(name: str) -> None:
-    with pytest.raises(ConfigError, match="is not available: its"):
-        resolve_method(AdapterConfig(adapter=name))
+class TestVPT(AdapterContract):
+    config = config("vpt")
+    encoder_class = TinyBlocks
+    needs_grid, places = False, ()
+
+    def expected_count(self, layer: AdapterLayer) -> int:
+        return RANK * CHANNELS + HEADS if layer.site.kind == "qkv" else 0
+
+    @pytest.mark.parametrize("layout", ["qkv", "per_head_qkv"])
+    def test_formula(self, layout: str) -> None:
+        """Head by head: what a query reads from the prompts, times the gate, reaches proj."""
+        _, layers = self.make(layout=layout, noise=0.3)
+        qkv, proj = layers[0], layers[1]
+        assert isinstance(qkv, PromptLayer) and isinstance(proj, PromptOutputLayer)
+        x, a = maps(), maps()
+        q, k, v = (t @ qkv.base.weight.t() + qkv.base.bias for t in (x, qkv.prompts, qkv.prompts))
+        read = torch.zeros_like(a)
+        for head in range(HEADS):
+            own = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
+            rows = {part: qkv.site.rows(part)[own] for part in "qkv"}
+            scores = q[..., rows["q"]] @ k[:, rows["k"]].t() / HEAD_DIM**0.5
+            read[..., own] = qkv.gate[head] * scores.softmax(-1) @ v[:, rows["v"]]
+        torch.testing.assert_close(qkv(x), qkv.base(x), rtol=0, atol=0)
+        torch.testing.assert_close(proj(a), proj.base(a + read), rtol=0, atol=1e-12)
+        assert torch.equal(proj(a), proj.base(a))  # what was read is added once
+
+    def test_shallow_prompts_stand_in_the_first_block_of_the_placement(self) -> None:
+        for placement, block in (("all", 0), ("last_1", 1)):
+            _, layers = self.make(config("vpt", prompt_depth="shallow", placement=placement))
+            assert [(layer.site.block, layer.site.role) for layer in layers] == [
+                (block, "qkv"),
+                (block, "proj"),
+            ]
+
+    def test_half_an_attention_is_refused(self) -> None:
+        encoder = TinyBlocks()
+        sites = [site for site in encoder.sites() if site.kind != "proj"]
+        with pytest.raises(ConfigError, match="only one of them"):
+            inject(encoder, sites, config("vpt"))
 
 
 def test_hidden_width() -> None:

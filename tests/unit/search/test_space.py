@@ -71,6 +71,8 @@ def test_unknown_names_are_refused_with_a_guess() -> None:
         (AdapterConfig(adapter="mona"), {"rank", "learning_rate"}),
         (AdapterConfig(adapter="ssf"), {"learning_rate"}),
         (AdapterConfig(adapter="full"), {"learning_rate"}),
+        (AdapterConfig(adapter="vpt"), {"rank", "learning_rate"}),
+        (AdapterConfig(adapter="lst"), {"learning_rate"}),
         (AdapterConfig(num_experts=3, scales=(1, 2, 4)), {"rank", "learning_rate"}),
         (AdapterConfig(top_k=4), {"rank", "learning_rate"}),
     ],

@@ -52,6 +52,15 @@ def test_after_the_warm_up_no_schedule_rises() -> None:
         assert all(b <= a for a, b in itertools.pairwise(factors))
 
 
+def test_lora_plus_trains_second_matrices_faster() -> None:
+    first, second, head = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
+    config = OptimConfig(learning_rate=1e-3, decoder_learning_rate=1e-4, lora_plus_ratio=16.0)
+    for chosen, rates in ((config, [1e-3, 16e-3, 1e-4]), (OptimConfig(), [1e-3, 5e-4])):
+        groups = build_optimizer([first, second], [head], chosen, fast=[second]).param_groups
+        assert [g["peak_lr"] for g in groups] == pytest.approx(rates)
+        assert sum(len(g["params"]) for g in groups) == 3
+
+
 def test_unknown_names_are_refused_with_a_guess() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'cosine'"):
         learning_rate_factor(0.5, OptimConfig(schedule="cosin"))

@@ -1,0 +1,166 @@
+"""The protocol of the Conv-LoRA paper, for whoever has its data sets and a GPU.
+
+    python -m benchmarks.paper.run --list                      which sets are there, which are not
+    python -m benchmarks.paper.run SET ... [--backbone NAME]   runs without a result yet, one at a time
+    python -m benchmarks.paper.run --table                     mean and standard error of what was run
+
+Start it in the project's root. Data sets are folders of $SEMSEG_AUTOML_DATA, unpacked as they are published
+(``readers.py`` and ``sets.py`` say which and how). Each run is ``presets="conv_lora_paper"`` with the set's
+own hyperparameters and one seed, in a process of its own; its JSON is kept in ``results/`` and never run
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.readers import READERS, LayoutError, Tables
+from benchmarks.paper.sets import SETS, PaperSet
+from benchmarks.quality.run import circumstances
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+SEEDS = (0, 1, 2)
+BACKBONE = "sam_vit_h"
+
+
+def read(spec: PaperSet) -> Tables:
+    """The tables of a set; LayoutError where it is not there or not as it is published."""
+    data = os.environ.get("SEMSEG_AUTOML_DATA")
+    if not data:
+        raise LayoutError("$SEMSEG_AUTOML_DATA is not set")
+    folder = Path(data).expanduser() / spec.folder
+    if not folder.is_dir():
+        raise LayoutError(f"there is no folder {folder}")
+    return READERS[spec.reader](folder)
+
+
+def run(name: str, seed: int, backbone: str, max_epochs: int | None = None) -> dict[str, Any]:
+    """One training and its test scores, in this process."""
+    from semseg_automl import SemanticSegmentor
+
+    spec = SETS[name]
+    tables = read(spec)
+    changes = dict(spec.hyperparameters) | ({} if max_epochs is None else {"max_epochs": max_epochs})
+    with tempfile.TemporaryDirectory() as folder:
+        seg = SemanticSegmentor(
+            problem_type=spec.problem_type,
+            classes=spec.classes if not isinstance(spec.classes, tuple) else list(spec.classes),
+            backbone=backbone,
+            path=Path(folder) / "model",
+            random_state=seed,
+        )
+        started = time.perf_counter()
+        seg.fit(
+            tables["train"],
+            tuning_data=tables.get("val"),
+            presets="conv_lora_paper",
+            hyperparameters=changes,
+            hyperparameter_tune_kwargs=None,
+        )
+        seconds = time.perf_counter() - started
+        tests = {key: table for key, table in tables.items() if key not in ("train", "val")}
+        scores = {key: seg.evaluate(table, list(spec.metrics)) for key, table in tests.items()}
+        summary = seg.fit_summary(show=False)
+    return {
+        "set": name,
+        "seed": seed,
+        "backbone": backbone,
+        "preset": "conv_lora_paper",
+        "hyperparameters": changes,
+        "note": spec.note,
+        "pictures": {key: len(table) for key, table in tables.items()},
+        "test": {key: {k: float(v) for k, v in values.items()} for key, values in scores.items()},
+        "validation_score": summary["score_val"],
+        "fit_seconds": round(seconds, 1),
+        "steps": summary["steps"],
+        **circumstances(),
+    }
+
+
+def result_path(name: str, seed: int, backbone: str) -> Path:
+    """Where a run's result lies."""
+    return RESULTS / f"{name}-{Path(backbone).stem}-{seed}.json"
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error (unbiased deviation over the root of n; NaN for one value)."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.fmean(values), error
+
+
+def table(results: Iterable[dict[str, Any]]) -> str:
+    """A Markdown table, a row for each set, backbone and test."""
+    groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for result in sorted(results, key=lambda r: (r["set"], r["backbone"], r["seed"])):
+        for test, scores in result["test"].items():
+            groups.setdefault((result["set"], result["backbone"], test), []).append(scores)
+    lines = ["| set | backbone | test | seeds | scores, mean ± standard error |", "|---|---|---|---|---|"]
+    for (name, backbone, test), runs in groups.items():
+        cells = []
+        for metric in runs[0]:
+            mean, error = mean_and_error([scores[metric] for scores in runs])
+            cells.append(f"{metric} {mean:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}"))
+        lines.append(f"| {name} | {backbone} | {test} | {len(runs)} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def list_sets() -> None:
+    """Print each set, whether it could be had, and why not."""
+    for name, spec in SETS.items():
+        try:
+            state = ", ".join(f"{key} {len(frame)}" for key, frame in read(spec).items())
+        except LayoutError as error:
+            state = f"can't be had here: {error}"
+        print(f"{name:20} {spec.source}\n{'':20} {state}" + (f"\n{'':20} {spec.note}" if spec.note else ""))
+
+
+def main() -> int:
+    """Parse, run what is missing, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", choices=[*SETS, []], metavar="SET")
+    parser.add_argument("--backbone", default=BACKBONE)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--max-epochs", type=int, help="instead of the paper's 30; kept in the result")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--one", nargs=2, metavar=("SET", "SEED"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.list:
+        list_sets()
+        return 0
+    if arguments.one:
+        name, seed = arguments.one[0], int(arguments.one[1])
+        result = run(name, seed, arguments.backbone, arguments.max_epochs)
+        RESULTS.mkdir(exist_ok=True)
+        path = result_path(name, seed, arguments.backbone)
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        return 0
+    failed = 0
+    for name in arguments.names:
+        for seed in arguments.seeds:
+            if not result_path(name, seed, arguments.backbone).exists():
+                command = [sys.executable, "-m", "benchmarks.paper.run", "--one", name, str(seed)]
+                command += ["--backbone", arguments.backbone]
+                if arguments.max_epochs is not None:
+                    command += ["--max-epochs", str(arguments.max_epochs)]
+                failed |= subprocess.run(command, check=False).returncode
+    print(table(json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""timm's plain vision transformers (ViT, DeiT III, CLIP, DINOv2; class and register tokens) as encoders.
+
+The blocks, positions and weights are timm's. Here the picture is brought to the model's patches (a patch of
+16 pixels takes it as it is; for another size p it is resized by p / 16, so that the map always has stride
+16), the last layer norm is applied, and a neck like SAM's brings the map to 256 channels. The neck has no
+pretrained weights anywhere: it starts from a fixed seed and is trained with every adapter, as the decoder is.
+
+timm's other transformers are refused, with the reason: SAM's ViT is here already (sam_vit_b, with windows
+and relative positions), and those with rotary positions, gates or normalised queries would need the adapters
+to know them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semseg_automl.core.errors import ConfigError
+from semseg_automl.models.encoders.base import (
+    Encoder,
+    EncoderOutput,
+    is_frozen,
+    neck,
+    run_block,
+    untouched,
+)
+from semseg_automl.peft.base import Site
+from semseg_automl.peft.companion import Guide, Outline
+from semseg_automl.peft.full import tune_whole
+
+STRIDE = 16
+EMBED_DIM = 256
+_UNUSED = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
+_SITE_PATHS = {  # path in a block -> kind, part
+    "attn.qkv": ("qkv", ""),
+    "attn.proj": ("proj", ""),
+    "mlp.fc1": ("mlp", "in"),
+    "mlp.fc2": ("mlp", "out"),
+}
+
+
+@dataclass
+class Grid:
+    """Height and width, in tokens, of the pictures that go through the encoder now."""
+
+    h: int = 0
+    w: int = 0
+
+
+class OnGrid(nn.Module):
+    """A Linear of a block on tokens (B, prefix + h*w, C).
+
+    Adapters that look at neighbours get the picture's tokens as a map, and class and register tokens pass
+    through the frozen layer; all other adapters get the tokens as they are.
+    """
+
+    def __init__(self, linear: nn.Linear, grid: Grid) -> None:
+        super().__init__()
+        self.linear: nn.Module = linear
+        self.grid = grid
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C_in) -> (B, N, C_out)."""
+        if not getattr(self.linear, "needs_grid", False):
+            return self.linear(x)
+        h, w = self.grid.h, self.grid.w
+        count = x.shape[1] - h * w
+        pixels = self.linear(x[:, count:].unflatten(1, (h, w)))  # (B, h*w, C) -> (B, h, w, C_out)
+        prefix = self.linear.base(x[:, :count])  # type: ignore[operator]
+        return torch.cat([prefix, pixels.flatten(1, 2)], dim=1)
+
+
+class TimmViTEncoder(Encoder):
+    """A timm ViT with a neck: (B, 3, H, W) -> embedding (B, 256, H/16, W/16), no finer maps.
+
+    Trainable beside the adapters: the neck, 256 C + 9 * 256^2 + 4 * 256 numbers for a ViT of width C.
+
+    Parameters
+    ----------
+    vit : from :func:`create`, with its weights.
+    """
+
+    vit: Any
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.vit = vit
+        self.embed_dim, self.skip_channels, self.multiple = EMBED_DIM, {}, STRIDE
+        self.patch = int(self.vit.patch_embed.patch_size[0])
+        self.grid = Grid()
+        for block in self.vit.blocks:
+            for path in _SITE_PATHS:
+                part, name = path.split(".")
+                owner = getattr(block, part)
+                setattr(owner, name, OnGrid(getattr(owner, name), self.grid))
+        self.neck = neck(self.vit.embed_dim, EMBED_DIM)
+        tune_whole(self.neck, None)
+
+    @property
+    def outline(self) -> Outline:
+        """See :class:`Encoder`."""
+        return Outline(
+            stem_channels=self.vit.embed_dim, stem_stride=STRIDE, stride=STRIDE, embed_dim=EMBED_DIM
+        )
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Patch embedding: (B, 3, H, W) -> (B, h, w, C); no graph while it is frozen."""
+        frozen = is_frozen(self.vit.patch_embed) and not images.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            if self.patch != STRIDE:
+                size = [side // STRIDE * self.patch for side in images.shape[-2:]]
+                images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+            return self.vit.patch_embed(images)
+
+    def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
+        """Positions, blocks, last norm and neck, from :meth:`stem`'s output."""
+        h, w = stem.shape[1:3]
+        self.grid.h, self.grid.w = h, w
+        x = self.vit.norm_pre(self.vit._pos_embed(stem))  # (B, prefix + h*w, C)
+        for i, block in enumerate(self.vit.blocks):
+            x = run_block(block, self._guided(guide, i, x), self.gradient_checkpointing)
+        x = self.vit.norm(self._guided(guide, len(self.vit.blocks), x))
+        pixels = x[:, x.shape[1] - h * w :].transpose(1, 2).unflatten(2, (h, w))  # (B, C, h, w)
+        return EncoderOutput(self.neck(pixels))
+
+    def _guided(self, guide: Guide, block: int, x: Tensor) -> Tensor:
+        """What the guide makes of the picture's tokens; class and register tokens stay."""
+        if guide is untouched:
+            return x
+        h, w = self.grid.h, self.grid.w
+        count = x.shape[1] - h * w
+        pixels = guide(block, x[:, count:].unflatten(1, (h, w)))
+        return torch.cat([x[:, :count], pixels.flatten(1, 2)], dim=1)
+
+    def sites(self) -> list[Site]:
+        """qkv, proj and the two MLP Linears of each block."""
+        blocks = self.vit.blocks
+        return [
+            Site(
+                name=f"{i}.{path}",
+                module_path=f"vit.blocks.{i}.{path}.linear",
+                kind=kind,
+                part=part,
+                block=i,
+                n_blocks=len(blocks),
+                window=0,
+                heads=block.attn.num_heads,
+                head_dim=block.attn.head_dim,
+            )
+            for i, block in enumerate(blocks)
+            for path, (kind, part) in _SITE_PATHS.items()
+        ]
+
+
+def create(name: str) -> nn.Module:
+    """timm's model of that name without weights and classifier, for pictures of any size.
+
+    Raises
+    ------
+    ConfigError
+        timm knows no such model, or it is no plain ViT.
+    """
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
+        hint = f" Near it: {', '.join(near)}." if near else ""
+        raise ConfigError(f"backbone='timm:{name}': timm {timm.__version__} has no model {name!r}.{hint}")
+    entry = timm.model_entrypoint(name)
+    family = entry.__module__.rsplit(".", 1)[-1]
+    if family != "vision_transformer":
+        raise ConfigError(
+            f"backbone='timm:{name}': timm's {family} is no plain ViT "
+            f"({_WHY.get(family, 'another design')}). Use one of timm's vision_transformer, such as "
+            "timm:vit_small_patch16_224 or timm:vit_small_patch14_reg4_dinov2."
+        )
+    vit = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+    _check_plain(name, vit, VisionTransformer)
+    return vit
+
+
+_WHY = {
+    "vision_transformer_sam": "it has windows and relative positions: use sam_vit_b",
+    "eva": "it has rotary positions",
+    "tiny_vit": "use mobile_sam",
+}
+
+
+def _check_plain(name: str, vit: Any, wanted: type) -> None:
+    attention: Any = vit.blocks[0].attn if isinstance(vit, wanted) else None  # type: ignore[attr-defined]
+    parts = [getattr(attention, part, None) for part in ("qkv", "proj")]
+    normed = not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity)
+    gated = getattr(attention, "gate", None) is not None
+    if not all(isinstance(part, nn.Linear) for part in parts) or normed or gated:
+        raise ConfigError(
+            f"backbone='timm:{name}': its blocks are not those of a plain ViT (one qkv Linear, no norm of "
+            "queries and keys, no gate), so adapters do not know where to sit."
+        )
+
+
+def expected_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor that weights of a timm model must hold, by timm's names."""
+    with torch.device("meta"):
+        vit = create(name)
+    return {key: tuple(value.shape) for key, value in vit.state_dict().items()}
+
+
+def cached_by_timm(name: str) -> Iterator[Path]:
+    """The file of a model's published weights in the cache that timm fills, if it is there; no network."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+    if config is not None and config.hf_hub_id:
+        found = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+        if isinstance(found, str):
+            yield Path(found)
+
+
+def is_unused(name: str) -> bool:
+    """Whether a tensor of timm's file is left out: classifiers and poolings."""
+    return name.startswith(_UNUSED)
