@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semseg_automl.models.devices import prepare_cpu
-from semseg_automl.peft.fold import conv_valid, fold_kernels, fold_matrices, replicate_pad
+from semseg_automl.peft.fold import conv_valid, fold_matrices, mix_kernels, replicate_pad
 
 SHAPES = ((25, 14, 14), (1, 64, 64))
 RANKS = (4, 16)
@@ -40,12 +40,9 @@ def written_out(z: Tensor, kernel: Tensor, bias: Tensor, gate: Tensor, scale: in
 
 def folded(z: Tensor, kernels: Tensor, bias: Tensor, gates: Tensor, folds: Tensor) -> Tensor:
     """As ConvLoRALayer does it: all experts' kernels folded and mixed by the gates, one convolution."""
-    r = z.shape[-1]
-    weights = EXPERTS * gates  # (N, E)
-    identity = torch.zeros(9, r, r)
-    identity[4] = torch.eye(r)
-    mixed = (weights @ fold_kernels(kernels, folds).flatten(1)).view(len(z), 9 * r, r)
-    return conv_valid(replicate_pad(z), mixed + identity.view(9 * r, r), weights @ bias)
+    weights = EXPERTS * gates[:, None, None]  # (N, 1, 1, E)
+    mixed, shift = mix_kernels(kernels[None], bias[None], weights, folds)
+    return conv_valid(replicate_pad(z), mixed[:, 0], shift[:, 0])
 
 
 def case(shape: tuple[int, int, int], rank: int, scale: int) -> dict[str, Callable[[], None]]:

@@ -53,6 +53,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         This process's share of it, where several processes cache at once.
     multiple : int
         Padding multiple.
+    still : bool
+        Pictures that fit into the crop lie at its top left, not at a random place: with flips as the only
+        augmentation the network then sees each in a few forms that a cache of features can hold.
 
     Notes
     -----
@@ -74,6 +77,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         cache_bytes: int | None = None,
         cache_share: float = 1.0,
         multiple: int = 32,
+        still: bool = False,
     ) -> None:
         if samples.masks is None:
             raise DataError("Training needs masks: check the table with need_label=True.")
@@ -86,6 +90,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self._padded_crop = (
             (0, 0) if self._crop is None else plan_geometry(self._crop, self._crop, multiple).padded
         )
+        self._still = still
         self._seed = seed
         self._scaling = scaling
         self._epoch = 0
@@ -107,12 +112,15 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             raise IndexError(i)
         image, mask = self.pair(i)
         rng = np.random.default_rng((self._seed, epoch, i))
+        crop = self._crop
+        if self._still and crop is not None and mask.shape[0] <= crop[0] and mask.shape[1] <= crop[1]:
+            crop = None
         if isinstance(self._augment, Augment):
-            image, mask = self._augment(image, mask, rng, crop=self._crop)
+            image, mask = self._augment(image, mask, rng, crop=crop)
         else:
             image, mask = self._augment(image, mask, rng)
-            if self._crop is not None:
-                image, mask = random_window(image, mask, self._crop, 1.0, rng.random(2))
+            if crop is not None:
+                image, mask = random_window(image, mask, crop, 1.0, rng.random(2))
         padded = self.geometries[i].padded if self._crop is None else self._padded_crop
         return {"image": normalise(image, padded), "mask": pad_indices(mask, padded), "index": i}
 

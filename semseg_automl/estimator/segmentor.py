@@ -424,11 +424,11 @@ class SemanticSegmentor(BaseEstimator):
     def _make_predictor(self, segmenter: Any) -> Predictor:
         from semseg_automl.data.fingerprint import PictureSizes
         from semseg_automl.inference.predict import Predictor
-        from semseg_automl.models.devices import pick_devices, prepare_cpu
+        from semseg_automl.models.devices import keep_freed_memory, pick_devices
 
         device = pick_devices(getattr(self, "_devices", "auto"))
         if device.kind == "cpu":
-            prepare_cpu()
+            keep_freed_memory()
         model = self._model
         return Predictor(
             segmenter,

@@ -19,6 +19,7 @@ from semseg_automl.data.preprocess import Geometry, plan_geometry, prepare_image
 from semseg_automl.data.windows import PictureWindows, check_size
 from semseg_automl.inference.tiled import joined, probability_rows
 from semseg_automl.inference.tiling import WHOLE, TilePlan, TileRule, describe_tiles, plan_tiles
+from semseg_automl.models.devices import flushed_denormals
 from semseg_automl.models.postprocess import logits_to_original, probabilities
 
 _log = get_logger("inference")
@@ -242,6 +243,7 @@ class Predictor:
             found = (found + mirrored.flip(-1)) / 2
         return found.float().cpu().numpy()
 
+    @flushed_denormals()
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H', W') -> (B, K, H'/4, W'/4) float32; halves the batch where memory is short."""
         try:

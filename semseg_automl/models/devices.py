@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -117,13 +118,34 @@ def prepare_cpu(threads: int | None = None) -> None:
 
     Denormal floats are flushed to zero (they slow arithmetic tenfold and arise when gates and
     gradients die out). It holds for this thread and for those started from it later, so call this
-    before any tensor work. On Linux with glibc, freed blocks stay in the process instead of being
-    returned to the system and zeroed anew at every step.
+    before any tensor work (and inside :func:`flushed_denormals` where it is to end). On Linux with
+    glibc, freed blocks stay in the process instead of being returned to the system and zeroed anew at
+    every step.
     """
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     torch.set_flush_denormal(True)
     keep_freed_memory()
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread turns denormal floats into zero (torch can set it but doesn't tell)."""
+    return float(torch.tensor(1e-310, dtype=torch.float64) * 1.0) == 0.0
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Flush denormal floats to zero while the block (or the decorated function) runs, in this thread.
+
+    What was set before is restored. Threads that torch starts meanwhile (its pool, on the first
+    parallel work of a process) begin with the setting and keep it.
+    """
+    before = flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from semseg_automl.core.errors import ArtifactError, ConfigError
 from semseg_automl.models.decoder import SemanticHead, TwoWayDecoder
-from semseg_automl.models.encoders.base import Encoder
+from semseg_automl.models.encoders.base import Encoder, Features
 from semseg_automl.peft.base import Adapter
 from semseg_automl.peft.state import adapter_state, count_parameters, load_adapter_state
+
+
+class LowerPart(Protocol):
+    """Gives the maps below block ``cut`` of (B, 3, H, W) images, however it comes by them."""
+
+    cut: int
+
+    def __call__(self, images: Tensor) -> Features:
+        """As :meth:`Encoder.lower`."""
+        ...
 
 
 class Segmenter(nn.Module):
@@ -21,7 +32,10 @@ class Segmenter(nn.Module):
     encoder : frozen but for its adapters.
     decoder : the head, trained whole.
     adapters : what the method put into the encoder, in the order of its blocks.
+    cached_lower : what stands for ``encoder.lower(images, cached_lower.cut)`` while training, or None.
     """
+
+    cached_lower: LowerPart | None = None
 
     def __init__(self, encoder: Encoder, decoder: TwoWayDecoder, adapters: Sequence[Adapter]) -> None:
         super().__init__()
@@ -31,7 +45,13 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> logits (B, K, H/4, W/4)."""
+        if self.cached_lower is not None:
+            return self.forward_upper(self.cached_lower(images), self.cached_lower.cut)
         return self.decoder(self.encoder(images))
+
+    def forward_upper(self, features: Features, since: int) -> Tensor:
+        """As :meth:`forward`, from ``encoder.lower(images, since)``; not for encoders with a companion."""
+        return self.decoder(self.encoder.upper(features, since))
 
     def forward_stem(self, stem: Tensor) -> Tensor:
         """As :meth:`forward`, from ``encoder.stem(images)``, which holds nothing that is trained.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.peft.base import LowRankLayer, Site, kaiming_uniform
-from semseg_automl.peft.experts import written_out_mixture
-from semseg_automl.peft.fold import TAPS, conv_valid, fold_kernels, fold_matrices, replicate_pad
+from semseg_automl.peft.experts import gelu_mixture
+from semseg_automl.peft.fold import TAPS, conv_valid, fold_matrices, mix_kernels, replicate_pad
 from semseg_automl.peft.gate import NoisyTopKGate
 from semseg_automl.peft.windows import halo_windows, merge_windows, partition_windows
 
@@ -46,7 +46,6 @@ class ConvLoRALayer(LowRankLayer):
     needs_grid = True
     no_merge = "its convolutions mix neighbouring tokens and its gates depend on the picture"
     folds: Tensor
-    identity: Tensor
 
     def __init__(
         self, base: nn.Linear, site: Site, config: AdapterConfig, generator: torch.Generator
@@ -64,9 +63,6 @@ class ConvLoRALayer(LowRankLayer):
         self.kernels = nn.Parameter(kaiming_uniform((g, e, r, r, 3, 3), generator, fan_in=TAPS * r))
         self.bias = nn.Parameter(torch.zeros(g, e, r))
         self.gate = NoisyTopKGate(g, r, e, config.top_k, config.routing, generator)
-        identity = torch.zeros(TAPS, r, r)
-        identity[TAPS // 2] = torch.eye(r)
-        self.register_buffer("identity", identity.view(TAPS * r, r), persistent=False)
         self.register_buffer("folds", fold_matrices(self.scales).to(base.weight.dtype), persistent=False)
 
     def transform(self, z: Tensor) -> Tensor:
@@ -86,7 +82,7 @@ class ConvLoRALayer(LowRankLayer):
         z = z.reshape(b, h, w, self.branches, self.rank)
         gates = self._gates(z)  # (B, nW, G, E)
         z = z.permute(0, 3, 1, 2, 4).reshape(-1, h, w, self.rank)  # (B, h, w, G, r) -> (B*G, h, w, r)
-        u = self._mixture(z, gates) if self.nonlinearity == "none" else self._written_out(z, gates)
+        u = self._mixture(z, gates) if self.nonlinearity == "none" else self._with_gelu(z, gates)
         if self.branches == 1:
             return u
         return u.view(b, self.branches, h, w, self.rank).permute(0, 2, 3, 1, 4).reshape(b, h, w, -1)
@@ -122,13 +118,10 @@ class ConvLoRALayer(LowRankLayer):
         """I + E sum_i g_i fold(K_i) and E sum_i g_i b_i; tiny, so in the parameters' own precision."""
         with torch.autocast(gates.device.type, enabled=False):
             weights = gates.transpose(1, 2) * len(self.scales)  # (B, G, nW, E)
-            folded = fold_kernels(self.kernels, self.folds)  # (G, E, 9*r, r)
-            mixed = weights @ folded.flatten(2)  # (B, G, nW, 9*r*r)
-            mixed = mixed.view(-1, gates.shape[1], TAPS * self.rank, self.rank) + self.identity
-            return mixed, (weights @ self.bias).view(-1, gates.shape[1], self.rank)
+            return mix_kernels(self.kernels, self.bias, weights, self.folds)
 
-    def _written_out(self, z: Tensor, gates: Tensor) -> Tensor:
-        """The form with a GELU on z (B*G, h, w, r): z + factor * sum_i g_i E_i(z), nothing folded."""
+    def _with_gelu(self, z: Tensor, gates: Tensor) -> Tensor:
+        """The form with a GELU on z (B*G, h, w, r): z + factor * sum_i g_i E_i(z), expert by expert."""
         n, h, w, _ = z.shape
         factor = 1.0 if self.compat else float(len(self.scales))
         # (B, nW, G, E) -> (B*G, nW, E)
@@ -144,7 +137,5 @@ class ConvLoRALayer(LowRankLayer):
             weights = weights.unsqueeze(1)  # (B*G, 1, 1, E)
         branch = torch.arange(self.branches, device=z.device).repeat(z.shape[0] // self.branches)
         branch = branch.repeat_interleave(len(units) // n)  # (units,)
-        out = written_out_mixture(
-            units, weights, branch, self.kernels, self.bias, self.scales, compat=self.compat
-        )
+        out = gelu_mixture(units, weights, branch, self.kernels, self.bias, self.scales, compat=self.compat)
         return merge_windows(out, (h, w)) if self.pad_window else out

@@ -1,6 +1,7 @@
-"""Experts written out: upsample, convolve, GELU, downsample. Scale s costs s^2 pixels.
+"""The mixture of experts with a GELU between their interpolations, which then do not fold into one kernel.
 
-Needed where a GELU stands between the two interpolations, which then do not fold.
+Experts run one by one on the units that kept them: at native resolution where that is exact
+(:mod:`semseg_automl.peft.fold_gelu`), else written out, where scale s costs s^2 pixels.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from semseg_automl.peft.fold_gelu import folded_expert, is_exact
 
-def written_out_mixture(
+
+def gelu_mixture(
     units: Tensor,
     weights: Tensor,
     branch: Tensor,
@@ -40,9 +43,7 @@ def written_out_mixture(
     -------
     Tensor (U, h, w, r)
     """
-    kernels, bias = kernels.to(units.dtype), bias.to(units.dtype)
     weights = weights.to(units.dtype)
-    maps = units.permute(0, 3, 1, 2)  # (U, h, w, r) -> (U, r, h, w)
     out = units
     kept = (weights.detach() != 0).flatten(1, 2).any(1)  # (U, E)
     for g in range(len(kernels)):
@@ -50,16 +51,21 @@ def written_out_mixture(
             chosen = (kept[:, i] & (branch == g)).nonzero().squeeze(1)
             if len(chosen) == 0:
                 continue
-            value = expert(maps[chosen], kernels[g, i], bias[g, i], scale, compat=compat)
-            value = value.permute(0, 2, 3, 1)  # (u, r, h, w) -> (u, h, w, r)
+            form = folded_expert if is_exact(scale, compat=compat) else expert
+            value = form(units[chosen], kernels[g, i], bias[g, i], scale, compat=compat)
             out = out.index_add(0, chosen, value * weights[chosen, ..., i : i + 1])
-    return out + 0.0 * (kernels.sum() + bias.sum())  # a zero gradient for experts that nobody kept
+    nothing = 0.0 * (kernels.sum() + bias.sum())
+    return out + nothing.to(out.dtype)  # a zero gradient for experts that nobody kept
 
 
 def expert(z: Tensor, kernel: Tensor, bias: Tensor, scale: int, *, compat: bool) -> Tensor:
-    """down_s(GELU(conv3x3(up_s(z)))) on (N, r, h, w); see :func:`written_out_mixture` for ``compat``."""
+    """down_s(GELU(conv3x3(up_s(z)))) on (N, h, w, r), written out; ``compat`` as in :func:`gelu_mixture`."""
     mode = "bicubic" if compat else "bilinear"
-    up = z if scale == 1 else F.interpolate(z, scale_factor=float(scale), mode=mode, align_corners=False)
-    padded = F.pad(up, (1, 1, 1, 1), mode="constant" if compat else "replicate")
-    y = F.gelu(F.conv2d(padded, kernel, bias))
-    return y if scale == 1 else F.interpolate(y, size=z.shape[-2:], mode=mode, align_corners=False)
+    maps = z.permute(0, 3, 1, 2)  # (N, h, w, r) -> (N, r, h, w)
+    if scale > 1:
+        maps = F.interpolate(maps, scale_factor=float(scale), mode=mode, align_corners=False)
+    padded = F.pad(maps, (1, 1, 1, 1), mode="constant" if compat else "replicate")
+    y = F.gelu(F.conv2d(padded, kernel.to(z.dtype), bias.to(z.dtype)))
+    if scale > 1:
+        y = F.interpolate(y, size=z.shape[1:3], mode=mode, align_corners=False)
+    return y.permute(0, 2, 3, 1)

@@ -50,12 +50,42 @@ def fold_kernels(kernels: Tensor, folds: Tensor) -> Tensor:
     return flat.transpose(-1, -3).reshape(*lead, TAPS * r_in, r_out)
 
 
-def replicate_pad(z: Tensor) -> Tensor:
-    """(N, h, w, r) -> (N, h+2, w+2, r), border repeated."""
+def mix_kernels(kernels: Tensor, bias: Tensor, weights: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
+    """One native kernel for each sample, branch and window: I + sum_i w_i fold(K_i), and sum_i w_i b_i.
+
+    Parameters
+    ----------
+    kernels, bias : Tensor (G, E, r, r, 3, 3), (G, E, r)
+    weights : Tensor (B, G, nW, E)
+    folds : Tensor (E, 9, 9) of :func:`fold_matrices`
+
+    Returns
+    -------
+    Tensor (B*G, nW, 9*r, r), Tensor (B*G, nW, r)
+    """
     if _tracing():
-        z = torch.cat([z[:, :1], z, z[:, -1:]], dim=1)
-        return torch.cat([z[:, :, :1], z, z[:, :, -1:]], dim=2)
-    return _ReplicatePad.apply(z)
+        mixed, shift = _mix(fold_kernels(kernels, folds).flatten(2), bias, weights)
+    else:
+        mixed, shift = _MixKernels.apply(kernels, bias, weights, folds)
+    b, g, n, _ = weights.shape
+    r = bias.shape[-1]
+    identity = torch.zeros(TAPS, r, r, device=mixed.device, dtype=mixed.dtype)
+    identity[TAPS // 2].fill_diagonal_(1.0)
+    mixed = mixed.view(b * g, n, TAPS * r, r) + identity.view(TAPS * r, r)
+    return mixed, shift.view(b * g, n, r)
+
+
+def _mix(folded: Tensor, bias: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Kernels (B, G, nW, 9*r*r) and biases (B, G, nW, r) mixed by weights (B, G, nW, E)."""
+    return weights @ folded, weights @ bias
+
+
+def replicate_pad(z: Tensor, width: int = 1) -> Tensor:
+    """(N, h, w, r) -> (N, h + 2 * width, w + 2 * width, r), border repeated."""
+    if _tracing():
+        z = torch.cat([z[:, :1]] * width + [z] + [z[:, -1:]] * width, dim=1)
+        return torch.cat([z[:, :, :1]] * width + [z] + [z[:, :, -1:]] * width, dim=2)
+    return _ReplicatePad.apply(z, width)
 
 
 def conv_valid(padded: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
@@ -73,10 +103,18 @@ def conv_valid(padded: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     """
     n, h, w, _ = padded.shape
     if _tracing():
-        taps = [padded[:, t // 3 : t // 3 + h - 2, t % 3 : t % 3 + w - 2] for t in range(TAPS)]
-        patches = torch.cat(taps, dim=-1).reshape(n, (h - 2) * (w - 2), -1)
-        return torch.baddbmm(bias.unsqueeze(1), patches, kernels).reshape(n, h - 2, w - 2, -1)
+        return torch.baddbmm(bias.unsqueeze(1), patches(padded), kernels).reshape(n, h - 2, w - 2, -1)
     return _ConvValid.apply(padded, kernels.to(padded.dtype), bias.to(padded.dtype))
+
+
+def patches(padded: Tensor, side: int = 3) -> Tensor:
+    """(N, h + side - 1, w + side - 1, r) -> (N, h*w, side*side*r): each pixel's neighbourhood, row by row."""
+    if _tracing():
+        n, h, w, _ = padded.shape
+        h, w = h - side + 1, w - side + 1
+        taps = [padded[:, y : y + h, x : x + w] for y in range(side) for x in range(side)]
+        return torch.cat(taps, dim=-1).reshape(n, h * w, -1)
+    return _Patches.apply(padded, side)
 
 
 def _tracing() -> bool:
@@ -84,34 +122,88 @@ def _tracing() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def _patches(padded: Tensor) -> Tensor:
-    """(N, h+2, w+2, r) -> (N, h*w, 9*r): one copy, in runs of 3*r contiguous numbers."""
+def _gather(padded: Tensor, side: int = 3) -> Tensor:
+    """As :func:`patches`: one copy, in runs of side*r contiguous numbers."""
     padded = padded.contiguous()
     n, h, w, r = padded.shape
+    h, w = h - side + 1, w - side + 1
     sample, row, column, _ = padded.stride()
-    view = padded.as_strided((n, h - 2, w - 2, 3, 3 * r), (sample, row, column, row, 1))
-    return view.reshape(n, (h - 2) * (w - 2), TAPS * r)
+    view = padded.as_strided((n, h, w, side, side * r), (sample, row, column, row, 1))
+    return view.reshape(n, h * w, side * side * r)
+
+
+class _MixKernels(torch.autograd.Function):
+    """Fold and mix in one node: the tensors are small, so the number of operations is what costs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: Tensor, bias: Tensor, weights: Tensor, folds: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        folded = fold_kernels(kernels, folds).flatten(2)  # (G, E, 9*r_in*r_out)
+        ctx.save_for_backward(folded, bias, weights, folds)
+        return _mix(folded, bias, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_shift: Tensor) -> tuple[Tensor | None, ...]:
+        folded, bias, weights, folds = ctx.saved_tensors
+        (g, e, r), w = bias.shape, weights.shape[2]
+        grad_weights = None
+        if ctx.needs_input_grad[2]:
+            grad_weights = grad @ folded.transpose(1, 2) + grad_shift @ bias.transpose(1, 2)
+        # (B, G, nW, x) -> (G, B*nW, x)
+        by_branch = [t.transpose(0, 1).reshape(g, len(weights) * w, -1) for t in (weights, grad, grad_shift)]
+        mixing = by_branch[0].transpose(1, 2)
+        grad_folded = (mixing @ by_branch[1]).view(g, e, TAPS, r, r).transpose(2, 4)  # (..., r_out, r_in, 9)
+        grad_kernels = grad_folded.reshape(g, e, r * r, TAPS) @ folds
+        return grad_kernels.view(g, e, r, r, 3, 3), mixing @ by_branch[2], grad_weights, None
+
+
+class _Patches(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, side: int) -> Tensor:
+        ctx.shape, ctx.side = padded.shape, side
+        return _gather(padded, side)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        n, h, w, r = ctx.shape
+        side = ctx.side
+        h, w = h - side + 1, w - side + 1
+        grad = grad.reshape(n, h, w, side, side, r)  # from (n, h*w, side*side*r)
+        out = grad.new_zeros(ctx.shape)
+        for y in range(side):
+            for x in range(side):
+                out[:, y : y + h, x : x + w] += grad[:, :, :, y, x]
+        return out, None
 
 
 class _ReplicatePad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, width: int) -> Tensor:
         n, h, w, r = z.shape
-        out = z.new_empty(n, h + 2, w + 2, r)
-        out[:, 1:-1, 1:-1] = z
-        out[:, 0, 1:-1], out[:, -1, 1:-1] = z[:, 0], z[:, -1]
-        out[:, :, 0], out[:, :, -1] = out[:, :, 1], out[:, :, -2]
+        ctx.width = width
+        out = z.new_empty(n, h + 2 * width, w + 2 * width, r)
+        out[:, width:-width, width:-width] = z
+        out[:, :width, width:-width] = z[:, :1]
+        out[:, -width:, width:-width] = z[:, -1:]
+        out[:, :, :width] = out[:, :, width : width + 1]
+        out[:, :, -width:] = out[:, :, -width - 1 : -width]
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        k = ctx.width
         grad = grad.clone()
-        grad[:, :, 1] += grad[:, :, 0]
-        grad[:, :, -2] += grad[:, :, -1]
-        grad[:, 1] += grad[:, 0]
-        grad[:, -2] += grad[:, -1]
-        return grad[:, 1:-1, 1:-1]
+        for edge in range(k):
+            grad[:, :, k] += grad[:, :, edge]
+            grad[:, :, -k - 1] += grad[:, :, -edge - 1]
+        for edge in range(k):
+            grad[:, k] += grad[:, edge]
+            grad[:, -k - 1] += grad[:, -edge - 1]
+        return grad[:, k:-k, k:-k], None
 
 
 class _ConvValid(torch.autograd.Function):
@@ -121,16 +213,16 @@ class _ConvValid(torch.autograd.Function):
     def forward(ctx: Any, padded: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
         n, h, w, _ = padded.shape
         with torch.autocast(padded.device.type, enabled=False):
-            patches = _patches(padded)
-            ctx.save_for_backward(patches, kernels)
+            gathered = _gather(padded)
+            ctx.save_for_backward(gathered, kernels)
             ctx.shape = padded.shape
-            out = torch.baddbmm(bias.unsqueeze(1), patches, kernels)
+            out = torch.baddbmm(bias.unsqueeze(1), gathered, kernels)
         return out.view(n, h - 2, w - 2, -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        patches, kernels = ctx.saved_tensors
+        gathered, kernels = ctx.saved_tensors
         n, h, w, r_in = ctx.shape
         r_out = grad.shape[-1]
         flat = grad.reshape(n, -1, r_out)  # (N, h, w, r_out) -> (N, h*w, r_out)
@@ -140,5 +232,5 @@ class _ConvValid(torch.autograd.Function):
             border[:, 2:-2, 2:-2] = grad
             flipped = kernels.view(n, TAPS, r_in, r_out).flip(1).transpose(2, 3)
             flipped = flipped.reshape(n, TAPS * r_out, r_in)
-            grad_padded = torch.bmm(_patches(border), flipped).view(n, h, w, r_in)
-        return grad_padded, torch.bmm(patches.transpose(1, 2), flat), flat.sum(1)
+            grad_padded = torch.bmm(_gather(border), flipped).view(n, h, w, r_in)
+        return grad_padded, torch.bmm(gathered.transpose(1, 2), flat), flat.sum(1)

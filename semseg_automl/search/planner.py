@@ -246,6 +246,18 @@ def _schedule(
     )
 
 
+def expected_epochs(plan: Plan, print_: Fingerprint, probe: Probe) -> float:
+    """Times that a training picture is seen over all trials of a plan."""
+    optim = plan.config.optim
+    steps = float(plan.max_steps)
+    if math.isfinite(plan.horizon):
+        pixels = train_pixels(print_, side_of(plan.config.model.image_size), optim.crop_size)
+        pixels *= mean_cost(optim.small_share, optim.small_scale)
+        seconds = pixels * probe.train_seconds_per_mpx * optim.batch_size
+        steps = min(steps, _TRAINING_SHARE * plan.horizon / max(seconds, 1e-6))
+    return steps * optim.batch_size / print_.n_train * plan.trials
+
+
 def _n_trials(request: FitRequest, spaces: dict[str, Space], remaining: float, trial: float) -> int:
     """How many trials of ``trial`` seconds fit; a search that was asked for has at least two."""
     if request.tune is None or not spaces:

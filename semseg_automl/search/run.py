@@ -14,10 +14,12 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.core.results import ModelRow
 from semseg_automl.search.budget import Budget, Interrupt
 from semseg_automl.search.facts import probe_speed
-from semseg_automl.search.planner import Fingerprint, Plan, make_plan
+from semseg_automl.search.planner import Fingerprint, Plan, expected_epochs, make_plan
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.study import ask, enqueue_default, open_study, quiet_optuna, report_to, tell
 from semseg_automl.search.trial import Attempt, run_trial
+from semseg_automl.training.feature_cache import worth_caching
+from semseg_automl.training.feature_store import make_store_folder, remove_store_folder
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 
 _LOG = get_logger("search")
@@ -91,9 +93,13 @@ def plan_fit(
     """Probe the machine and plan; returns the plan and the job in its configuration."""
     probe = probe_speed(job, print_, budget.remaining())
     plan = make_plan(request, print_, probe, budget.remaining())
-    for reason in plan.reasons:
-        _LOG.info("Plan: %s.", reason)
-    return plan, replace(job, config=plan.config, precision=plan.precision, max_steps=plan.max_steps)
+    kept, reason = worth_caching(
+        plan.config, job.train.sizes, expected_epochs(plan, print_, probe), job.accelerator
+    )
+    for line in (*plan.reasons, reason):
+        _LOG.info("Plan: %s.", line)
+    job = replace(job, config=plan.config, precision=plan.precision, max_steps=plan.max_steps)
+    return plan, replace(job, feature_cache=make_store_folder(request.folder) if kept else None)
 
 
 def run_search(
@@ -118,13 +124,16 @@ def run_search(
     plan, job = plan_fit(request, job, print_, budget)
     outcome = Outcome(plan=plan)
     outcome.seconds["probe_and_plan"] = time.perf_counter() - started
-    if plan.trials == 1:
-        hooks = _hooks(budget, math.inf, plan, stop, progress, "default")
-        if outcome.add("default", plan.config, run_trial(job, hooks)):
-            on_best(outcome)
-    else:
-        _search(request, job, budget, stop, outcome, on_best, progress)
-        _finish(job, budget, stop, outcome, on_best, progress)
+    try:
+        if plan.trials == 1:
+            hooks = _hooks(budget, math.inf, plan, stop, progress, "default")
+            if outcome.add("default", plan.config, run_trial(job, hooks)):
+                on_best(outcome)
+        else:
+            _search(request, job, budget, stop, outcome, on_best, progress)
+            _finish(job, budget, stop, outcome, on_best, progress)
+    finally:
+        remove_store_folder(job.feature_cache)
     if outcome.best is None:
         reasons = [row.reason for row in outcome.rows]
         raise TrainingError(f"No model could be trained. First cause: {reasons[0] if reasons else 'no time'}")

@@ -12,6 +12,7 @@ from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.launch import train_on_devices
 
 _LOG = get_logger("search")
+_TRIES = 5  # out of memory: micro-batches of 4, 2, 1, then gradient checkpointing; float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def run_trial(job: TrainJob, hooks: Hooks) -> Attempt:
     """
     started = time.perf_counter()
     reason = ""
-    for _try in range(3):
+    for _try in range(_TRIES):
         try:
             result = train_on_devices(job, hooks)
             return Attempt(
@@ -62,7 +63,10 @@ def _remedy(job: TrainJob, error: BaseException) -> tuple[TrainJob | None, str]:
             return replace(
                 job, micro_batch_size=micro // 2
             ), f"Out of memory: micro-batch {micro} -> {micro // 2}."
-        return None, f"Out of memory at a micro-batch of 1 ({text})"
+        if not job.config.model.gradient_checkpointing:
+            config = job.config.replace(gradient_checkpointing=True)
+            return replace(job, config=config), "Out of memory at a micro-batch of 1: gradient checkpointing."
+        return None, f"Out of memory at a micro-batch of 1 with gradient checkpointing ({text})"
     if isinstance(error.__cause__, FloatingPointError) and job.precision != "32-true":
         return replace(job, precision="32-true"), f"{error} Trying again in float32."
     return None, text

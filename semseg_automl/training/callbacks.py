@@ -93,6 +93,7 @@ class Coach(lightning.Callback):
         self.history: list[tuple[int, float, float]] = []
         self.state = "finished"
         self.step_seconds: list[float] = []
+        self.wait_seconds = 0.0  # between the end of a step and the next batch
         self.val_seconds = 0.0
         self.val_cost = 0.0  # of the latest complete pass
         self._next = math.nan
@@ -113,6 +114,15 @@ class Coach(lightning.Callback):
         if self.world > 1:
             self.pacer.agreed = 0.0
         self._tick = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        """Time the wait for this batch."""
+        self.wait_seconds += time.perf_counter() - self._tick
+
+    @property
+    def data_share(self) -> float:
+        """Share of the steps' time that was spent waiting for batches; 0 before the first."""
+        return self.wait_seconds / total if (total := sum(self.step_seconds)) else 0.0
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After each micro-batch: time it; after each optimiser step: decide what comes next."""

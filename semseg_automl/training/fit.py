@@ -23,10 +23,11 @@ from semseg_automl.data.dataset import SegmentationDataset, collate
 from semseg_automl.data.fingerprint import class_pixels
 from semseg_automl.losses.weights import NO_WEIGHTS, class_weights
 from semseg_automl.models.build import build_segmenter
-from semseg_automl.models.devices import peak_memory_mb, prepare_cpu
+from semseg_automl.models.devices import flushed_denormals, peak_memory_mb, prepare_cpu
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.training.batches import EndlessBatches, largest_micro_batch
 from semseg_automl.training.callbacks import Coach, Pacer
+from semseg_automl.training.feature_cache import attach_cache, forms
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.module import SegmentationModule
 
@@ -72,7 +73,12 @@ def make_datasets(job: TrainJob, world: int = 1) -> tuple[SegmentationDataset, S
     common: dict[str, Any] = {"image_size": model.image_size, "scaling": job.scaling, "seed": job.seed}
     common["cache_share"] = 1.0 / (world * max(1, job.num_workers))
     train = SegmentationDataset(
-        job.train, job.label_map, augment=optim.augment, crop_size=optim.crop_size, **common
+        job.train,
+        job.label_map,
+        augment=optim.augment,
+        crop_size=optim.crop_size,
+        still=job.feature_cache is not None and forms(optim.augment) is not None,
+        **common,
     )
     return train, SegmentationDataset(job.val, job.label_map, augment="none", **common)
 
@@ -112,6 +118,7 @@ def train(job: TrainJob, hooks: Hooks | None = None) -> TrainResult:
     return result
 
 
+@flushed_denormals()
 def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainResult | None:
     """As :func:`train`, as process ``rank`` of ``world`` that train one model together (DDP).
 
@@ -133,6 +140,7 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
         prepare_cpu()
     train_set, val_set = make_datasets(job, world)
     segmenter = make_segmenter(job)
+    features = attach_cache(segmenter, job)
     segmenter.train()  # Lightning leaves modes as they are: gates need their noise and balance loss
     if rank == 0:
         parts = ", ".join(f"{name} {count:,}" for name, count in segmenter.parameter_report().items())
@@ -168,6 +176,10 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
+    if rank == 0:
+        _LOG.info("Waiting for pictures: %.1f %% of the steps.", 100.0 * coach.data_share)
+    if features is not None:
+        _LOG.info("Feature cache: %d pictures read, %d computed.", features.read, features.computed)
     if rank:
         return None
     return _result(job, coach, module, trainer.global_step, time.perf_counter() - started)

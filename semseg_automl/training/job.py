@@ -30,7 +30,8 @@ class TrainJob:
     ``precision`` is Lightning's name ("32-true", "bf16-mixed"). ``max_steps`` counts optimiser
     steps; None means ``config.optim.max_epochs`` epochs. ``eval_metric`` is a name of
     ``metrics.registry``. ``init`` starts from trained tensors instead of the backbone's. ``tta``:
-    validate as prediction will be, averaged with the mirrored picture.
+    validate as prediction will be, averaged with the mirrored picture. ``feature_cache``: folder of
+    the frozen features that jobs share (``training.feature_cache``); None computes them every time.
     """
 
     config: RunConfig
@@ -50,6 +51,7 @@ class TrainJob:
     micro_batch_size: int | None = None
     class_weights: tuple[float, ...] | None = None
     tta: bool = False
+    feature_cache: str | None = None
 
 
 def _never(_step: int, _score: float) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semseg_automl.losses.registry import Loss, resolve_loss
-from semseg_automl.models.devices import DeviceChoice, prepare_cpu
+from semseg_automl.models.devices import DeviceChoice, flushed_denormals, prepare_cpu
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.training.fit import make_segmenter, seeded_noise
 from semseg_automl.training.job import TrainJob
@@ -54,6 +54,7 @@ def matmul_pays(device: torch.device, dtype: torch.dtype) -> bool:
     return seconds(dtype) < _HOPELESS * seconds(torch.float32)
 
 
+@flushed_denormals()
 def time_steps(
     job: TrainJob, shape: tuple[int, int], batch: int, precisions: Sequence[str], deadline: float
 ) -> dict[str, StepTime]:

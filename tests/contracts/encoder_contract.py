@@ -86,3 +86,46 @@ class EncoderContract:
         with torch.inference_mode():
             encoder(images)
         encoder(images).embedding.sum().backward()
+
+
+class CutContract:
+    """What an encoder keeps to that can be cut below any block."""
+
+    def make(self) -> Encoder:
+        """As :meth:`EncoderContract.make`."""
+        raise NotImplementedError  # abstract: each test class defines it
+
+    def test_lower_then_upper_is_forward_at_every_block(self) -> None:
+        encoder, images = self.make(), torch.randn(2, 3, 32, 48)
+        expected = encoder(images)
+        for cut in range(encoder.depth + 1):
+            features = encoder.lower(images, cut)
+            assert all(x.is_contiguous() and len(x) == 2 for x in features.values())
+            found = encoder.upper(features, cut)
+            assert torch.equal(found.embedding, expected.embedding)
+            assert all(torch.equal(found.skips[s], x) for s, x in expected.skips.items())
+
+    @pytest.mark.parametrize("placement", ["all", "last_1", "last_2"])
+    def test_nothing_below_the_first_trained_block_has_a_graph(self, placement: str) -> None:
+        encoder, images = self.make(), torch.randn(1, 3, 32, 48)
+        assert encoder.first_trained() == -1
+        inject(encoder, encoder.sites(), AdapterConfig(adapter="lora", placement=placement))
+        cut = encoder.first_trained()
+        assert cut == (0 if placement == "all" else encoder.depth - int(placement[-1]))
+        assert not any(x.requires_grad for x in encoder.lower(images, cut).values())
+        assert encoder(images).embedding.requires_grad
+        encoder.requires_grad_(False)
+        assert encoder.first_trained() == encoder.depth
+
+    def test_every_parameter_belongs_to_a_block(self) -> None:
+        """A change to a parameter is seen above its block, and nowhere below it."""
+        encoder, images = self.make(), torch.randn(1, 3, 32, 48)
+        for name, parameter in list(encoder.named_parameters()):
+            block = encoder.block_of(name)
+            assert -1 <= block < encoder.depth
+            if block > 0:
+                before = encoder.lower(images, block)
+                parameter.data.add_(1.0)
+                after = encoder.lower(images, block)
+                assert all(torch.equal(after[k], x) for k, x in before.items()), name
+                parameter.data.sub_(1.0)

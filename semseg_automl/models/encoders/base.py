@@ -27,6 +27,10 @@ class EncoderOutput:
     skips: dict[int, Tensor] = field(default_factory=dict)
 
 
+Features = dict[str, Tensor]
+"""Maps (B, h, w, C) by name, between two blocks or behind the neck."""
+
+
 def untouched(_block: int, x: Tensor) -> Tensor:
     """The guide that changes nothing."""
     return x
@@ -71,12 +75,49 @@ class Encoder(nn.Module):
         """:meth:`stem`'s output as (B, h, w, C)."""
         return stem
 
+    def entry(self, stem: Tensor) -> Features:
+        """What block 0 and the neck are given, from :meth:`stem`'s output."""
+        raise NotImplementedError  # abstract: each encoder that can be cut defines it
+
+    def advance(self, features: Features, since: int, until: int, guide: Guide = untouched) -> Features:
+        """Run blocks ``since`` up to ``until`` and, where that is :attr:`depth`, the neck."""
+        raise NotImplementedError  # abstract: each encoder that can be cut defines it
+
+    def output(self, features: Features) -> EncoderOutput:
+        """What the decoder reads, from the maps behind the neck."""
+        raise NotImplementedError  # abstract: each encoder that can be cut defines it
+
+    def block_of(self, _name: str) -> int:
+        """The block that a parameter belongs to: -1 below block 0, the last one for the neck.
+
+        An encoder that can't be cut says -1 of all.
+        """
+        return -1
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, as the sites count them."""
+        return self.sites()[0].n_blocks
+
+    def first_trained(self) -> int:
+        """The lowest block with anything trained; -1: something below block 0 is; ``depth``: nothing is."""
+        trained = (self.block_of(name) for name, p in self.named_parameters() if p.requires_grad)
+        return min(trained, default=self.depth)
+
+    def lower(self, images: Tensor, until: int = 0) -> Features:
+        """Everything below block ``until``, contiguous maps: what a cache of frozen features may keep."""
+        return self.advance(self.entry(self.stem(images)), 0, until)
+
+    def upper(self, features: Features, since: int = 0) -> EncoderOutput:
+        """Everything from block ``since`` on; ``upper(lower(x, i), i) == forward(x)`` for every i."""
+        return self.output(self.advance(features, since, self.depth))
+
     def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
         """Everything after :meth:`stem`; ``tail(stem(x)) == forward(x)`` unless there is a companion.
 
         ``guide`` sees, and may change, the map before each block and behind the last.
         """
-        raise NotImplementedError  # abstract: each encoder defines it
+        return self.output(self.advance(self.entry(stem), 0, self.depth, guide))
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """Encode (B, 3, H, W) normalised float images; H, W multiples of ``multiple``."""

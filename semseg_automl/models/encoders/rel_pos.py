@@ -1,20 +1,28 @@
-"""Attention with decomposed relative positions (MViTv2, Li et al., 2022) without (N, N) maps in memory.
+"""Attention with decomposed relative positions (MViTv2, Li et al., 2022); memory is linear in the tokens.
 
 The score of query q at (y, x) and key k at (y', x') is ``scale * q.k + q.Rh[y - y'] + q.Rw[x - x']``.
-The two position terms are themselves a scalar product: of ``[q.Rh[y - .], q.Rw[x - .]]`` (h + w numbers a
-query) with the one-hot vectors of y' and x'. So with queries ``[scale * q, q.Rh, q.Rw]`` and keys
-``[k, onehot(y'), onehot(x')]`` any memory-lean attention kernel gives the exact result and gradients.
-Without gradients on a CPU, one head's bias at a time is cheaper than the wider vectors; with gradients
-bfloat16 is lifted to float32 there, because the fused kernel's bfloat16 backward pass is slow on CPUs.
+
+On a CPU blocks of queries are attended one after another, so that never more than ``_BLOCK`` scores are
+in memory; for the backward pass nothing is kept but q, k and v, and each block's scores are formed again.
+
+On other devices the two position terms become a scalar product of their own: of
+``[q.Rh[y - .], q.Rw[x - .]]`` (h + w numbers a query) with the one-hot vectors of y' and x'. So with queries
+``[scale * q, q.Rh, q.Rw]`` and keys ``[k, onehot(y'), onehot(x')]`` any memory-lean attention kernel gives
+the exact result and gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _LANES = 16  # widths of the kernel's vectors; the folded head size is padded to a multiple
+_BLOCK = 1 << 20  # scores in memory at once (4 MB in float32, several such arrays): they stay in the cache
 
 
 def relative_table(table: Tensor, side: int) -> Tensor:
@@ -40,29 +48,26 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: T
     Returns
     -------
     Tensor
-        (B, heads, h*w, d).
+        (B, heads, h*w, d), in the dtype of ``v``. On a CPU computed in float32 at least.
     """
-    if q.device.type == "cpu" and q.dtype != torch.float64:
-        with torch.autocast("cpu", enabled=False):
-            out = _attend(q.float(), k.float(), v.float(), rows.float(), columns.float())
-        return out.to(v.dtype)
-    return _attend(q, k, v, rows, columns)
+    if q.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return _folded(q, k, v, rows, columns)
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    with torch.autocast("cpu", enabled=False):
+        tensors = [x.to(wide) for x in (q, k, v, rows, columns)]
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            out: Tensor = _BlockAttention.apply(*tensors)
+        else:
+            out = _attend(*tensors)
+    return out.to(v.dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     b, heads, n, d = q.shape
     h, w = len(rows), len(columns)
     grid = q.view(b, heads, h, w, d)
-    rel_h = torch.einsum("bnhwd,hkd->bnhwk", grid, rows.to(q.dtype))  # (B, heads, h, w, h)
-    rel_w = torch.einsum("bnhwd,wkd->bnhwk", grid, columns.to(q.dtype))  # (B, heads, h, w, w)
-    if q.device.type == "cpu" and not rel_h.requires_grad and not k.requires_grad and not v.requires_grad:
-        return _by_head(q, k, v, rel_h, rel_w)
-    return _folded(q, k, v, rel_h.reshape(b, heads, n, h), rel_w.reshape(b, heads, n, w))
-
-
-def _folded(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    b, heads, n, d = q.shape
-    h, w = rel_h.shape[-1], rel_w.shape[-1]
+    rel_h = torch.einsum("bnhwd,hkd->bnhwk", grid, rows.to(q.dtype)).reshape(b, heads, n, h)
+    rel_w = torch.einsum("bnhwd,wkd->bnhwk", grid, columns.to(q.dtype)).reshape(b, heads, n, w)
     spare = -(d + h + w) % _LANES
     token = torch.arange(n, device=q.device)
     hot = torch.cat([F.one_hot(token // w, h), F.one_hot(token % w, w + spare)], dim=1)  # (N, h+w+spare)
@@ -73,14 +78,88 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Te
     return F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., :d]
 
 
-def _by_head(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    b, heads, n, _ = q.shape
-    h, w = rel_h.shape[-1], rel_w.shape[-1]
-    out = torch.empty_like(v)
-    bias = q.new_empty(b, 1, h, w, h, w)
-    for i in range(heads):
-        torch.add(rel_h[:, i : i + 1, ..., None], rel_w[:, i : i + 1, ..., None, :], out=bias)
-        one = slice(i, i + 1)
-        mask = bias.view(b, 1, n, n)
-        out[:, one] = F.scaled_dot_product_attention(q[:, one], k[:, one], v[:, one], attn_mask=mask)
-    return out
+def _blocks(heads: int, h: int, w: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of ``heads`` (B * heads) and of query rows: ``_BLOCK`` scores, or one row, at most."""
+    n = h * w
+    group = max(1, min(heads, _BLOCK // (n * n)))
+    rows = h if group > 1 else max(1, min(h, _BLOCK // (w * n)))
+    for first in range(0, heads, group):
+        for top in range(0, h, rows):
+            yield slice(first, first + group), slice(top, top + rows)
+
+
+def _positions(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Position terms (g, m*w, h*w) of queries (g, m, w, d); rows (m, h, d), columns (w, w, d)."""
+    g, m, w, d = q.shape
+    rel_h = torch.bmm(q.transpose(0, 1).reshape(m, g * w, d), rows.transpose(1, 2))  # (m, g*w, h)
+    rel_h = rel_h.view(m, g, w, -1).transpose(0, 1).contiguous()  # (g, m, w, h)
+    rel_w = torch.bmm(q.permute(2, 0, 1, 3).reshape(w, g * m, d), columns.transpose(1, 2))  # (w, g*m, w)
+    rel_w = rel_w.view(w, g, m, w).permute(1, 2, 0, 3).contiguous()  # (g, m, w, w)
+    return (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).view(g, m * w, -1)  # (g, m, w, h, w) before
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attention block by block, (B, heads, h*w, d)."""
+    h, w, d = len(rows), len(columns), q.shape[-1]
+    grid, keys, values = q.reshape(-1, h, w, d), k.reshape(-1, h * w, d), v.reshape(-1, h * w, d)
+    out = torch.empty_like(grid)
+    for some, lines in _blocks(len(grid), h, w):
+        queries = grid[some, lines]
+        bias = _positions(queries, rows[lines], columns)
+        flat = queries.reshape(len(bias), -1, d)  # (g, m, w, d) -> (g, m*w, d)
+        found = F.scaled_dot_product_attention(flat[None], keys[None, some], values[None, some], bias[None])
+        out[some, lines] = found[0].reshape(queries.shape)
+    return out.view(q.shape)
+
+
+class _BlockAttention(torch.autograd.Function):
+    """:func:`_attend` with gradients, each block's probabilities formed anew."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        """Attend."""
+        ctx.save_for_backward(*tensors)
+        return _attend(*tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of q, k, v and, where they are trained, of the position tables."""
+        q, k, v, rows, columns = ctx.saved_tensors
+        h, w, d = len(rows), len(columns), q.shape[-1]
+        grid, keys, values = q.reshape(-1, h, w, d), k.reshape(-1, h * w, d), v.reshape(-1, h * w, d)
+        grads = grad.reshape(-1, h, w, d)
+        grad_q, grad_k, grad_v = torch.empty_like(grid), torch.zeros_like(keys), torch.zeros_like(values)
+        tables = [torch.zeros_like(t) if ctx.needs_input_grad[3] else None for t in (rows, columns)]
+        for some, lines in _blocks(len(grid), h, w):
+            block = (grid[some, lines], keys[some], values[some], rows[lines], columns, grads[some, lines])
+            found_q, found_k, found_v, of_rows, of_columns = _block_gradients(*block)
+            grad_q[some, lines] = found_q
+            grad_k[some] += found_k
+            grad_v[some] += found_v
+            if tables[0] is not None and tables[1] is not None:
+                flat_q = grid[some, lines]
+                tables[0][lines] += torch.einsum("gmwk,gmwd->mkd", of_rows, flat_q)
+                tables[1] += torch.einsum("gmwk,gmwd->wkd", of_columns, flat_q)
+        return grad_q.view(q.shape), grad_k.view(k.shape), grad_v.view(v.shape), tables[0], tables[1]
+
+
+def _block_gradients(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q (g, m, w, d), k and v (g, n, d), position terms (g, m, w, h) and (g, m, w, w)."""
+    g, m, w, d = q.shape
+    scale = d**-0.5
+    flat, out = q.reshape(g, m * w, d), grad.reshape(g, m * w, d)  # (g, m, w, d) -> (g, m*w, d)
+    scores = _positions(q, rows, columns).baddbmm_(flat, k.transpose(1, 2), alpha=scale)
+    p = scores.softmax(-1)
+    grad_v = torch.bmm(p.transpose(1, 2), out)
+    by_p = torch.bmm(out, v.transpose(1, 2))
+    by_score = torch.ops.aten._softmax_backward_data(by_p, p, -1, p.dtype)
+    grad_k = torch.bmm(by_score.transpose(1, 2), flat).mul_(scale)
+    grad_q = torch.bmm(by_score, k).mul_(scale).view(g, m, w, d)
+    terms = by_score.view(g, m, w, -1, w)  # (g, m*w, h*w) -> (g, m, w, h, w)
+    of_rows, of_columns = terms.sum(-1), terms.sum(-2)
+    grad_q += torch.einsum("gmwk,mkd->gmwd", of_rows, rows)
+    grad_q += torch.einsum("gmwk,wkd->gmwd", of_columns, columns)
+    return grad_q, grad_k, grad_v, of_rows, of_columns

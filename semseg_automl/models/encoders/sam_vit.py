@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from semseg_automl.models.encoders.base import (
     Encoder,
     EncoderOutput,
+    Features,
     is_frozen,
     neck,
     run_block,
@@ -53,8 +54,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, kernel_size=patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed."""
-        return self.proj(x).permute(0, 2, 3, 1)
+        """Embed; contiguous, or every later norm would copy."""
+        return self.proj(x).permute(0, 2, 3, 1).contiguous()
 
 
 class Attention(nn.Module):
@@ -122,18 +123,29 @@ class SamViTEncoder(Encoder):
         self.config = config = config or SamViTConfig()
         self.embed_dim, self.multiple = config.embed_dim, config.patch
         self.skip_channels = {}
+        self._fitted_positions: tuple[object, Tensor] | None = None
         self.patch_embed = PatchEmbed(config.dim, config.patch)
         self.pos_embed = nn.Parameter(torch.zeros(1, config.grid, config.grid, config.dim))
         self.blocks = nn.ModuleList([Block(config, i) for i in range(config.depth)])
         self.neck = neck(config.dim, config.embed_dim)
 
     def positions(self, h: int, w: int) -> Tensor:
-        """Position embedding for an h x w grid: (1, h, w, C), bicubic where the size differs."""
-        if (h, w) == tuple(self.pos_embed.shape[1:3]):
-            return self.pos_embed
-        table = self.pos_embed.permute(0, 3, 1, 2)  # (1, g, g, C) -> (1, C, g, g)
+        """Position embedding for an h x w grid: (1, h, w, C), bicubic where the size differs.
+
+        While it is frozen, the one of the latest size is kept.
+        """
+        stored = self.pos_embed
+        if (h, w) == tuple(stored.shape[1:3]):
+            return stored
+        key = (h, w, stored.data_ptr(), stored._version, stored.dtype)
+        if self._fitted_positions is not None and self._fitted_positions[0] == key:
+            return self._fitted_positions[1]
+        table = stored.permute(0, 3, 1, 2)  # (1, g, g, C) -> (1, C, g, g)
         table = F.interpolate(table.float(), size=(h, w), mode="bicubic", antialias=True, align_corners=False)
-        return table.to(self.pos_embed.dtype).permute(0, 2, 3, 1)
+        fitted = table.to(stored.dtype).permute(0, 2, 3, 1).contiguous()
+        if not stored.requires_grad and not torch.is_inference_mode_enabled():
+            self._fitted_positions = (key, fitted)
+        return fitted
 
     def stem(self, images: Tensor) -> Tensor:
         """Patch embedding and positions: (B, 3, H, W) -> (B, h, w, C); no graph while they are frozen."""
@@ -148,13 +160,32 @@ class SamViTEncoder(Encoder):
         c = self.config
         return Outline(stem_channels=c.dim, stem_stride=c.patch, stride=c.patch, embed_dim=c.embed_dim)
 
-    def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
-        """Blocks and neck, from :meth:`stem`'s output."""
-        x = stem
-        for i, block in enumerate(self.blocks):
-            x = run_block(block, guide(i, x), self.gradient_checkpointing)
-        x = guide(len(self.blocks), x)
-        return EncoderOutput(self.neck(x.permute(0, 3, 1, 2)))  # (B, h, w, C) -> (B, C, h, w)
+    def entry(self, stem: Tensor) -> Features:
+        """See :class:`Encoder`."""
+        return {"x": stem}
+
+    def advance(self, features: Features, since: int, until: int, guide: Guide = untouched) -> Features:
+        """See :class:`Encoder`: {"x"}, behind the neck {"embedding"}."""
+        if since == len(self.blocks):
+            return features
+        x = features["x"]
+        for i in range(since, until):
+            x = run_block(self.blocks[i], guide(i, x), self.gradient_checkpointing)
+        if until < len(self.blocks):
+            return {"x": x}
+        x = guide(until, x)
+        return {"embedding": self.neck(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)}  # through (B, C, h, w)
+
+    def output(self, features: Features) -> EncoderOutput:
+        """See :class:`Encoder`."""
+        return EncoderOutput(features["embedding"].permute(0, 3, 1, 2))  # (B, h, w, C) -> (B, C, h, w)
+
+    def block_of(self, name: str) -> int:
+        """See :class:`Encoder`."""
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            return int(rest.split(".", 1)[0])
+        return len(self.blocks) - 1 if part == "neck" else -1
 
     def sites(self) -> list[Site]:
         """qkv, proj and the two MLP Linears of each block."""

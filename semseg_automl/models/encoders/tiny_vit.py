@@ -20,6 +20,7 @@ from semseg_automl.models.encoders.attention import biased_attention
 from semseg_automl.models.encoders.base import (
     Encoder,
     EncoderOutput,
+    Features,
     is_frozen,
     neck,
     run_block,
@@ -254,20 +255,46 @@ class TinyViTEncoder(Encoder):
         """(B, C, h, w) -> (B, h, w, C)."""
         return stem.permute(0, 2, 3, 1)
 
-    def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
-        """Stages 1 to 3 and the neck, from :meth:`stem`'s output."""
-        first, *rest = self.stages()
-        skips, index = {4: stem}, 0
-        x = first.merge(self.stem_map(stem))
-        for i, stage in enumerate(rest, start=1):
-            for block in stage.blocks:
-                x = run_block(block, guide(index, x), self.gradient_checkpointing)
-                index += 1
-            if i == 1:
-                skips[8] = x.permute(0, 3, 1, 2)
+    def entry(self, stem: Tensor) -> Features:
+        """See :class:`Encoder`: "skip4", and "x" behind stage 0's merging."""
+        x = self.stem_map(stem)
+        return {"skip4": x, "x": self.stages()[0].merge(x)}
+
+    def advance(self, features: Features, since: int, until: int, guide: Guide = untouched) -> Features:
+        """See :class:`Encoder`: each stage's merging comes with its last block, "skip8" before it."""
+        if since == self.depth:
+            return features
+        maps = dict(features)
+        x = maps.pop("x")
+        places = [(stage, block) for stage in self.stages()[1:] for block in stage.blocks]
+        for index in range(since, until):
+            stage, block = places[index]
+            x = run_block(block, guide(index, x), self.gradient_checkpointing)
+            if block is not stage.blocks[-1]:
+                continue
+            if stage is self.layers[1]:
+                maps["skip8"] = x
             x = stage.merge(x)
-        x = guide(index, x)
-        return EncoderOutput(self.neck(x.permute(0, 3, 1, 2)), skips)
+        if until < self.depth:
+            return maps | {"x": x}
+        x = guide(until, x)
+        return maps | {"embedding": self.neck(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)}
+
+    def output(self, features: Features) -> EncoderOutput:
+        """See :class:`Encoder`."""
+        maps = {name: x.permute(0, 3, 1, 2) for name, x in features.items()}  # (B, h, w, C) -> (B, C, h, w)
+        return EncoderOutput(maps["embedding"], {s: maps[f"skip{s}"] for s in self.skip_channels})
+
+    def block_of(self, name: str) -> int:
+        """See :class:`Encoder`; a stage's merging belongs to its last block."""
+        part, _, rest = name.partition(".")
+        if part == "neck":
+            return self.depth - 1
+        if part != "layers" or rest.startswith("0."):
+            return -1
+        stage, kind, index = rest.split(".")[:3]
+        below, own = sum(self.config.depths[1 : int(stage)]), self.config.depths[int(stage)]
+        return below + (int(index) if kind == "blocks" else own - 1)
 
     def stages(self) -> list[Stage]:
         """The four stages."""

@@ -12,6 +12,7 @@ from semseg_automl.core.errors import ConfigError
 from semseg_automl.data.labels import LabelMap
 from semseg_automl.data.preprocess import MEAN, STD, plan_geometry
 from semseg_automl.inference.predict import Predictor, automatic_batch_size, plan_batches
+from semseg_automl.models.devices import flushes_denormals
 
 BINARY = LabelMap(problem_type="binary", names=("no", "yes"), values=(0, 255), ignore=None)
 THREE = LabelMap(problem_type="multiclass", names=("r", "g", "b"), values=(7, 3, 400), ignore=None)
@@ -105,6 +106,14 @@ def test_tta_is_the_mean_with_the_mirrored_picture():
     found = made.probabilities(picture, tta=True)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(made.probabilities(picture[:, ::-1], tta=True)[..., ::-1], found, atol=1e-6)
+
+
+def test_denormals_are_flushed_while_predicting_and_not_after(monkeypatch):
+    torch.set_flush_denormal(False)
+    made, seen = predictor(), []
+    made.segmenter.register_forward_hook(lambda *_: seen.append(flushes_denormals()))
+    made.mask(pictures()[0])
+    assert seen == [True] and not flushes_denormals()
 
 
 def test_threshold():

@@ -83,6 +83,21 @@ def test_prepare_cpu_flushes_denormals_in_every_thread():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_flushed_denormals_restores_what_was_set(before: bool) -> None:
+    at_first = devices.flushes_denormals()
+    try:
+        torch.set_flush_denormal(before)
+        with pytest.raises(KeyError), devices.flushed_denormals():
+            assert devices.flushes_denormals()
+            assert float(torch.tensor(1e-38) * 1e-3) == 0.0
+            raise KeyError
+        assert devices.flushes_denormals() is before
+        assert (float(torch.tensor(1e-38) * 1e-3) == 0.0) is before
+    finally:
+        torch.set_flush_denormal(at_first)
+
+
 def test_mallopt_only_on_glibc(monkeypatch):
     monkeypatch.setattr(devices.sys, "platform", "win32")
     assert devices.keep_freed_memory() is False

@@ -6,14 +6,16 @@ from functools import partial
 
 import pytest
 import torch
+import torch.utils._python_dispatch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import add_decomposed_rel_pos, get_rel_pos
 from torch import nn
 
+from semseg_automl.models.encoders import rel_pos
 from semseg_automl.models.encoders.base import Encoder
 from semseg_automl.models.encoders.rel_pos import relative_attention, relative_table
 from semseg_automl.models.encoders.sam_vit import SamViTConfig, SamViTEncoder
-from tests.contracts.encoder_contract import EncoderContract
+from tests.contracts.encoder_contract import CutContract, EncoderContract
 
 SMALL = SamViTConfig(dim=24, depth=4, heads=2, global_blocks=(1, 3), window=3, embed_dim=16, grid=8)
 
@@ -47,7 +49,7 @@ def pair() -> tuple[SamViTEncoder, ImageEncoderViT]:
     return encoder, twin
 
 
-class TestContract(EncoderContract):
+class TestContract(CutContract, EncoderContract):
     def make(self) -> Encoder:
         return pair()[0]
 
@@ -111,6 +113,67 @@ def test_relative_attention_is_the_written_out_formula(grid: tuple[int, int], gr
     scores = add_decomposed_rel_pos(scores, flat_q, table_h, table_w, grid, grid)
     expected = (scores.softmax(-1) @ v.flatten(0, 1)).view_as(out)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 40, 200, 1 << 20])
+@pytest.mark.parametrize("grid", [(3, 3), (4, 7), (6, 2)])
+def test_blocks_change_neither_values_nor_gradients(
+    grid: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the form with one-hot channels and torch's own kernel, in float64, tables included."""
+    monkeypatch.setattr(rel_pos, "_BLOCK", block)
+    torch.manual_seed(0)
+    h, w = grid
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in [(2, 3, h * w, 8)] * 3 + [(h, h, 8), (w, w, 8)]
+    ]
+    expected, found = rel_pos._folded(*inputs), relative_attention(*inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(relative_attention(*inputs), expected, rtol=0, atol=1e-12)
+    grad = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, inputs, grad)
+    for mine, theirs in zip(torch.autograd.grad(found, inputs, grad), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
+
+
+def test_no_array_of_all_scores_is_ever_made() -> None:
+    """At 24 x 24 tokens and 2 heads: nothing larger than a block, forward or backward."""
+    sizes: list[int] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(x.numel() for x in (out if isinstance(out, tuple) else (out,)) if torch.is_tensor(x))
+            return out
+
+    inputs = [torch.randn(1, 2, 576, 8, requires_grad=True) for _ in range(3)]
+    tables = [torch.randn(24, 24, 8) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch, Watch():
+        patch.setattr(rel_pos, "_BLOCK", 50_000)
+        relative_attention(*inputs, *tables).sum().backward()
+    assert 30_000 < max(sizes) <= 50_000 < 2 * 576 * 576
+
+
+def test_attention_keeps_only_queries_keys_and_values() -> None:
+    kept: list[int] = []
+    inputs = [torch.randn(1, 2, 144, 8, requires_grad=True) for _ in range(3)]
+    tables = [torch.randn(12, 12, 8) for _ in range(2)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        relative_attention(*inputs, *tables)
+    assert sum(kept) <= 3 * 2 * 144 * 8 + 2 * 12 * 12 * 8
+
+
+def test_fitted_positions_follow_the_stored_ones() -> None:
+    encoder, _ = pair()
+    encoder.requires_grad_(False)
+    first = encoder.positions(4, 6)
+    assert encoder.positions(4, 6) is first
+    with torch.no_grad():
+        encoder.pos_embed.mul_(2.0)
+    torch.testing.assert_close(encoder.positions(4, 6), 2.0 * first)
+    assert encoder.positions(6, 4).shape == (1, 6, 4, SMALL.dim)
 
 
 @pytest.mark.parametrize("side", [3, 5, 8])

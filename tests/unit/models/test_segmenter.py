@@ -101,6 +101,13 @@ def test_building_depends_on_the_seed_alone_and_leaves_the_global_generator() ->
     assert not torch.equal(states[0]["decoder.mask_tokens"], states[2]["decoder.mask_tokens"])
 
 
+def test_the_lower_part_can_be_cached() -> None:
+    segmenter, images = tiny(2), torch.randn(2, 3, 64, 64)
+    for cut in range(segmenter.encoder.depth + 1):
+        features = segmenter.encoder.lower(images, cut)
+        assert torch.equal(segmenter.forward_upper(features, cut), segmenter(images))
+
+
 def test_stem_can_be_cached() -> None:
     segmenter, images = tiny(2), torch.randn(2, 3, 64, 64)
     assert torch.equal(segmenter.forward_stem(segmenter.encoder.stem(images)), segmenter(images))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from semseg_automl.models.encoders.base import Encoder
 from semseg_automl.models.encoders.tiny_vit import TinyViTConfig, TinyViTEncoder
 from semseg_automl.models.pretrained import encoder_state, load_encoder
-from tests.contracts.encoder_contract import EncoderContract
+from tests.contracts.encoder_contract import CutContract, EncoderContract
 
 SMALL = TinyViTConfig(
     dims=(8, 16, 16, 32), depths=(1, 2, 2, 1), heads=(1, 2, 2, 4), windows=(7, 3, 4, 3), embed_dim=16
@@ -67,13 +67,13 @@ def assert_equals_twin(encoder: TinyViTEncoder, twin: TinyVit, images: Tensor) -
     torch.testing.assert_close(out.embedding, expected, atol=2e-5, rtol=1e-4)
 
 
-class TestContract(EncoderContract):
+class TestContract(CutContract, EncoderContract):
     def make(self) -> Encoder:
         torch.manual_seed(0)
         return TinyViTEncoder(SMALL)
 
 
-class TestContractWithGlobalAttention(EncoderContract):
+class TestContractWithGlobalAttention(CutContract, EncoderContract):
     def make(self) -> Encoder:
         torch.manual_seed(0)
         return TinyViTEncoder(

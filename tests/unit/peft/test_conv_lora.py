@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 
 import pytest
 import torch
@@ -136,6 +137,34 @@ def test_against_the_written_out_form(name: str, block: int) -> None:
     wanted = torch.autograd.grad((expected * probe).sum(), inputs)
     for mine, theirs in zip(torch.autograd.grad((got * probe).sum(), inputs), wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("routing", ["learned", "dense", "compat"])
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("grid", [(8, 8), (4, 12)])
+def test_single_and_half_precision_against_the_written_out_form(
+    grid: tuple[int, int], batch: int, routing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Square and other grids, windowed and global, every scale; bfloat16 routed as float32 is."""
+    monkeypatch.setattr(sys.modules[__name__], "SHAPE", grid)
+    config = dataclasses.replace(CONV, routing=routing, top_k=1 if routing == "compat" else 8)
+    for layer in make(config, noise=0.3)[1]:
+        assert isinstance(layer, ConvLoRALayer)
+        layer.float().eval()
+        x = torch.randn(batch, *grid, CHANNELS, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        expected, found = reference(layer, x, config), layer(x)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        inputs = [x, layer.down, layer.up, layer.kernels, layer.bias]
+        wanted = torch.autograd.grad(expected.sum(), inputs)
+        for mine, theirs in zip(torch.autograd.grad(found.sum(), inputs), wanted, strict=True):
+            scale = float(theirs.abs().max())
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * max(1.0, scale))
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = layer(x)
+        if routing != "compat":  # its one expert may be another one where two logits are close
+            assert (rough.float() - expected).abs().mean() < 0.03 * expected.std()
+        rough.float().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for _, p in layer.trainable_parameters())
 
 
 @pytest.mark.parametrize("routing", ["learned", "dense"])

@@ -83,6 +83,7 @@ def test_starts_as_the_bare_encoder_and_every_tensor_gets_a_gradient(family: str
 def test_the_stem_stays_without_a_graph(family: str, method: str) -> None:
     encoder = adapted(build(family), method)
     assert not encoder.stem(images()).requires_grad
+    assert encoder.first_trained() == (0 if method in LAYERED else -1)
     if method in LAYERED:  # a companion needs the picture
         assert torch.equal(encoder.tail(encoder.stem(images())).embedding, encoder(images()).embedding)
 
@@ -90,12 +91,13 @@ def test_the_stem_stays_without_a_graph(family: str, method: str) -> None:
 @pytest.mark.parametrize("family", ["tiny_vit", "sam_vit"])
 def test_full_trains_the_stem_unless_blocks_are_chosen(family: str) -> None:
     encoder = adapted(build(family), "full")
-    assert encoder.stem(images()).requires_grad
+    assert encoder.stem(images()).requires_grad and encoder.first_trained() == -1
     assert count_parameters(encoder)["frozen"] == 0
     part = adapted(build(family), "full", placement="last_1")
     last = next(site for site in part.sites() if site.block == site.n_blocks - 1)
     block = part.get_submodule(last.module_path.rsplit(".", 2)[0])
-    assert not part.stem(images()).requires_grad
+    assert part.first_trained() == part.depth - 1
+    assert not part.lower(images(), part.depth - 1)["x"].requires_grad
     assert count_parameters(part)["adapters"] == sum(p.numel() for p in block.parameters())
 
 

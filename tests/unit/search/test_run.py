@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,12 +83,13 @@ def search(
     monkeypatch.setattr(run, "run_trial", machine.run_trial)
     monkeypatch.setattr(run, "probe_speed", lambda *_a: FAST)
     empty: Any = None
+    train: Any = SimpleNamespace(sizes=[(FACTS.height, FACTS.width)] * FACTS.n_train)
     job = TrainJob(
-        config=RunConfig(), label_map=empty, train=empty, val=empty, weights=empty, eval_metric="iou"
+        config=RunConfig(), label_map=empty, train=train, val=empty, weights=empty, eval_metric="iou"
     )
     kept: list[float] = []
     outcome = run_search(
-        FitRequest(config=RunConfig(), folder=Path("fit"), **request),
+        FitRequest(**{"config": RunConfig(), "folder": Path("fit"), **request}),
         job,
         FACTS,
         Budget(limit, lambda: machine.now),
@@ -204,3 +206,37 @@ def test_a_score_of_part_of_the_pictures_never_beats_one_of_all() -> None:
     assert outcome.add("partial", config, Attempt(result=partial, reason="", seconds=1.0))
     assert outcome.add("all", config, Attempt(result=result(0.2), reason="", seconds=1.0))
     assert not outcome.add("partial again", config, Attempt(result=partial, reason="", seconds=1.0))
+
+
+LIGHT: dict[str, Any] = {"config": RunConfig().replace(augment="light"), "given": frozenset({"augment"})}
+
+
+def test_trials_share_one_feature_cache_that_is_removed_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine([0.3] * 9)
+    machine.during = lambda n: caches.append(machine.jobs[n - 1].feature_cache)
+    caches: list[str | None] = []
+    with caplog.at_level("INFO", "semseg_automl"):
+        search(machine, monkeypatch, tune=TuneSettings(num_trials=3), folder=tmp_path, **LIGHT)
+    assert len(caches) == 4 and len(set(caches)) == 1
+    assert caches[0] is not None and Path(caches[0]).parent == tmp_path and not list(tmp_path.iterdir())
+    assert "Plan: features below the first trained block are kept: each picture is seen some" in caplog.text
+
+
+def test_no_cache_where_augmentation_never_repeats_a_picture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine([0.3])
+    with caplog.at_level("INFO", "semseg_automl"):
+        search(machine, monkeypatch, 7200.0, tune=None, folder=tmp_path)
+    assert machine.jobs[0].config.optim.augment == "medium" and machine.jobs[0].feature_cache is None
+    assert "no feature cache: augment 'medium' makes new pictures every time" in caplog.text
+
+
+def test_a_store_that_can_not_be_made_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine([0.3])
+    search(machine, monkeypatch, tune=None, folder=tmp_path / "not there", **LIGHT)
+    assert machine.jobs[0].feature_cache is None and "No feature cache" in caplog.text

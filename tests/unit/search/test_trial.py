@@ -55,8 +55,10 @@ def test_out_of_memory_halves_the_micro_batch(error: Exception, monkeypatch: pyt
     found, jobs = attempt([error, error, 0.5], monkeypatch)
     assert found.result is not None and [j.micro_batch_size for j in jobs] == [None, 2, 1]
     assert found.reason == "Out of memory: micro-batch 2 -> 1."
-    found, jobs = attempt([error], monkeypatch, replace(JOB, micro_batch_size=1))
-    assert found.result is None and "micro-batch of 1" in found.reason and len(jobs) == 1
+    found, jobs = attempt([error, 0.5], monkeypatch, replace(JOB, micro_batch_size=1))
+    assert found.result is not None and jobs[1].config.model.gradient_checkpointing
+    found, jobs = attempt([error, error], monkeypatch, replace(JOB, micro_batch_size=1))
+    assert found.result is None and "with gradient checkpointing" in found.reason and len(jobs) == 2
 
 
 def test_nan_in_bfloat16_is_tried_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from semseg_automl.core.errors import TrainingError
 from semseg_automl.data.frame import Samples
+from semseg_automl.models.devices import flushes_denormals
 from semseg_automl.training import module as module_file
 from semseg_automl.training.fit import make_datasets, make_segmenter, micro_batch, quiet_lightning, train
 from semseg_automl.training.job import Hooks, ModelState, TrainJob
@@ -166,6 +167,18 @@ def test_learning_rates_follow_the_schedule(
     assert len(rates) == 10 and rates[0][0] == pytest.approx(1e-3) and rates[0][-1] == pytest.approx(5e-4)
     expected = 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * 0.9))
     assert rates[-1][0] == pytest.approx(1e-3 * expected, rel=1e-6)
+
+
+def test_denormals_are_flushed_while_training_and_not_after(
+    make_job: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[bool] = []
+    torch.set_flush_denormal(False)
+    with caplog.at_level(logging.INFO, "semseg_automl"):
+        train(make_job(max_steps=2), Hooks(progress=lambda _e: seen.append(flushes_denormals())))
+    assert seen == [True, True] and not flushes_denormals()
+    (line,) = [r.message for r in caplog.records if r.message.startswith("Waiting for pictures")]
+    assert 0.0 <= float(line.split()[3]) < 100.0
 
 
 def test_loggers_are_left_as_found() -> None:
