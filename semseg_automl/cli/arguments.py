@@ -17,7 +17,8 @@ _EPILOG = """examples:
   semseg-automl evaluate model/ test.csv
   semseg-automl predict model/ pictures/*.jpg --output-dir masks/
 
-exit code: 0 done; 1 a run that failed (no weights, no model, interrupted); 2 wrong input."""
+exit code: 0 done; 1 a run that failed (no weights, no model, interrupted, pictures that predict
+could not read); 2 wrong input."""
 _HYPERPARAMETERS = """name=value,... or a JSON object; a list in brackets means choices to search,
                      e.g. "rank=[4,8,16],adapter=lora" or '{"image_size": 512}'"""
 _WORDS = {"none": None, "null": None, "true": True, "false": False}
@@ -113,8 +114,21 @@ def _fit(parser: argparse.ArgumentParser) -> None:
 def _predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of a model")
     parser.add_argument("data", nargs="+", metavar="TEST.csv|PICTURE", help="one table, or pictures")
-    parser.add_argument("--output-dir", required=True, metavar="FOLDER", help="gets a PNG per picture")
+    parser.add_argument(
+        "--output-dir",
+        required=True,
+        metavar="FOLDER",
+        help="gets a PNG per picture, and a manifest; what is finished there is not done again",
+    )
     _tile(parser)
+    parser.add_argument(
+        "--tta",
+        metavar="NAME",
+        help="views to average: none, mirror, flips, scales, flips_and_scales; default: as the preset says",
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="only part I (from 0) of N, for several processes on one table"
+    )
     _columns(parser, None, None)
 
 
@@ -224,6 +238,22 @@ def parse_tile(text: str) -> str | int | None:
     if text.lower() == "none":
         return None
     return int(text) if text.isdigit() else text.lower()
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """``0/4`` is the first of four parts.
+
+    Raises
+    ------
+    ConfigError
+        It is not two numbers with a stroke between.
+    """
+    if text is None:
+        return None
+    first, stroke, count = text.partition("/")
+    if not (stroke and first.isdigit() and count.isdigit()):
+        raise ConfigError(f"--shard {text!r} must be I/N: part I of N, counted from 0, such as 0/4.")
+    return int(first), int(count)
 
 
 def parse_devices(text: str) -> str | int | list[int]:

@@ -6,8 +6,14 @@ import argparse
 from typing import Any
 
 from semseg_automl import SemanticSegmentor
-from semseg_automl.cli.arguments import parse_devices, parse_hyperparameters, parse_tile, verbosity_of
-from semseg_automl.cli.output import as_json, leaderboard_table, records, say, table
+from semseg_automl.cli.arguments import (
+    parse_devices,
+    parse_hyperparameters,
+    parse_shard,
+    parse_tile,
+    verbosity_of,
+)
+from semseg_automl.cli.output import as_json, complain, leaderboard_table, records, say, table
 
 
 def fit(args: argparse.Namespace) -> int:
@@ -38,11 +44,20 @@ def fit(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Write a PNG in raw label values per picture; prints how many there are and where."""
+    """Write a PNG in raw label values per picture; prints how many there are and where.
+
+    Answers 1 where pictures could not be read; the others have their masks.
+    """
     data = args.data[0] if _is_table(args.data) else args.data
-    paths = _load(args).predict(data, output_dir=args.output_dir, tile=parse_tile(args.tile))
-    say(f"{len(paths)} mask{'' if len(paths) == 1 else 's'} in {args.output_dir}")
-    return 0
+    shard = parse_shard(args.shard)
+    paths = _load(args).predict(
+        data, output_dir=args.output_dir, tta=args.tta, tile=parse_tile(args.tile), shard=shard
+    )
+    done = sum(path is not None for path in paths)
+    say(f"{done} mask{'' if done == 1 else 's'} in {args.output_dir}")
+    if done < len(paths):
+        complain(f"{len(paths) - done} of {len(paths)} pictures could not be read: see the manifest there")
+    return 0 if done == len(paths) else 1
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -237,3 +237,54 @@ def _compare_sizes(
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureList:
+    """Pictures of a table that nobody has looked at yet: N sources (paths made absolute), and row labels."""
+
+    sources: tuple[Any, ...]
+    index: pd.Index
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def look(self, positions: Sequence[int]) -> list[tuple[Source, tuple[int, int]] | DataError]:
+        """Read the headers of some pictures: (source, (H, W)), or the error of what is no picture."""
+        cells = [self.sources[p] for p in positions]
+        out: list[tuple[Source, tuple[int, int]] | DataError] = []
+        for position, found in zip(
+            positions, parallel(lambda cell: _check_cell(cell, ""), cells), strict=True
+        ):
+            source, size, kind, text = found
+            if kind is None and size is not None:
+                out.append((source, size))
+            else:
+                out.append(DataError(f"row {self.index[position]!r}: {kind} image: {text}"))
+        return out
+
+
+def list_pictures(data: Any, *, image: str = "image", role: str = "data") -> PictureList:
+    """The pictures of a table in any form that :func:`check_table` takes, without reading one.
+
+    Raises
+    ------
+    DataError
+        Only for what is wrong with the table itself: no such file or column, or no row.
+    """
+    complaints = Complaints(role)
+    cells, _, index, base = _columns(data, None, image, "", False, complaints)
+    if not len(cells):
+        complaints.add("empty", "there is not one row")
+    complaints.raise_if_any()
+    return PictureList(sources=tuple(_absolute(cell, base) for cell in cells), index=index)
+
+
+def _absolute(cell: Any, base: str) -> Any:
+    """Paths from ``base`` on; URLs of other schemes, empty and other cells as they are."""
+    if not isinstance(cell, (str, os.PathLike)) or not os.fspath(cell).strip():
+        return cell
+    text = os.fspath(cell)
+    if "://" in text[:12] and not text.lower().startswith("file:"):
+        return cell
+    return os.path.abspath(os.path.join(base, as_path(cell)))

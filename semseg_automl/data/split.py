@@ -1,4 +1,4 @@
-"""Train/validation split of one table: rare classes stay in training first, groups are never cut."""
+"""Train/validation split of one table: every class on both sides where it can be, groups are never cut."""
 
 from __future__ import annotations
 
@@ -27,17 +27,21 @@ def split_samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose validation pictures.
 
-    Classes are dealt with from the rarest to the commonest (iterative stratification, Sechidis,
-    Tsoumakas and Vlahavas, ECML PKDD 2011, simplified): each gets about its share of validation
-    pictures, but a class that occurs in one picture (or group) only stays in training, and no
-    class loses more than half of its pictures while another choice exists.
+    First every class gets a validation picture, the rarest class first, by the picture that shows
+    the most classes without one; where that takes more pictures than ``holdout_frac`` says,
+    validation is larger, by up to half of the table. Then classes are dealt with from the rarest to
+    the commonest (iterative stratification, Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011,
+    simplified): each gets about its share of validation pictures. A class that occurs in one picture
+    (or group) only stays in training, and no class loses more than half of its pictures while
+    another choice exists.
 
     Parameters
     ----------
     samples : Samples, N rows
     scan_or_presence : LabelScan, or (N, K) bool from ``labels.presence``
     holdout_frac : float in (0, 1), optional
-        Share of validation; None: 15 %, at most 200 pictures. At least one picture either way.
+        Share of validation; None: 15 %, at most 200 pictures. At least one picture either way, and
+        more where the classes need it.
     groups : array-like of N labels, optional
         Rows of equal label stay on one side (video, patient, field, ...).
     seed : int
@@ -101,34 +105,61 @@ def _choose(
     unit_of: np.ndarray, n_units: int, found: np.ndarray, wanted: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Bool per unit: goes to validation."""
-    sizes = np.bincount(unit_of, minlength=n_units)
-    counts = np.zeros((n_units, found.shape[1]), np.int64)  # pictures per unit and class
-    np.add.at(counts, unit_of, found.astype(np.int64))
-    total = counts.sum(0)
-    order = rng.permutation(n_units)
-    chosen = np.zeros(n_units, bool)
-    held, room = np.zeros_like(total), wanted
+    side = _Validation(unit_of, n_units, found, rng)
+    half = (side.total + 1) // 2
+    for room in (wanted, max(wanted, len(unit_of) // 2)):
+        side.cover(half, room)
+    for k in side.rarest:
+        share = max(1, round(wanted / len(unit_of) * side.total[k]))
+        for unit in side.units_with(k):
+            if side.held[k] >= share or side.size >= wanted:
+                break
+            side.take(int(unit), half, wanted)
+    for kept in (half, np.minimum(side.total, 1), np.zeros_like(half)):  # fill up, from strict to any
+        if kept.any() or not side.chosen.any():
+            for unit in side.order:
+                side.take(int(unit), kept, wanted)
+    if not side.chosen.any():  # every group is larger than wanted
+        side.chosen[min(side.order, key=lambda u: side.sizes[u])] = True
+    return side.chosen
 
-    def take(unit: int, kept: np.ndarray) -> bool:
-        """Move a unit to validation if there is room and every class of it keeps enough pictures."""
-        nonlocal held, room
-        after, touched = held + counts[unit], counts[unit] > 0
-        if chosen[unit] or sizes[unit] > room or (total - after < kept)[touched].any():
+
+class _Validation:
+    """The units that went to validation, and what is there of each class."""
+
+    def __init__(
+        self, unit_of: np.ndarray, n_units: int, found: np.ndarray, rng: np.random.Generator
+    ) -> None:
+        self.sizes = np.bincount(unit_of, minlength=n_units)
+        self.counts = np.zeros((n_units, found.shape[1]), np.int64)  # pictures per unit and class
+        np.add.at(self.counts, unit_of, found.astype(np.int64))
+        self.total = self.counts.sum(0)
+        self.order = rng.permutation(n_units)
+        self.rarest = [k for k in np.argsort(self.total, kind="stable") if self.total[k]]
+        self.chosen = np.zeros(n_units, bool)
+        self.held = np.zeros_like(self.total)
+        self.size = 0
+
+    def units_with(self, k: int) -> np.ndarray:
+        """Units that show class k, in the random order."""
+        return self.order[self.counts[self.order, k] > 0]
+
+    def take(self, unit: int, kept: np.ndarray, room: int) -> bool:
+        """Move a unit to validation if that stays within ``room`` and its classes keep enough pictures."""
+        after, touched = self.held + self.counts[unit], self.counts[unit] > 0
+        size = self.size + int(self.sizes[unit])
+        if self.chosen[unit] or size > room or (self.total - after < kept)[touched].any():
             return False
-        chosen[unit], held, room = True, after, room - int(sizes[unit])
+        self.chosen[unit], self.held, self.size = True, after, size
         return True
 
-    half = (total + 1) // 2
-    for k in np.argsort(total, kind="stable"):
-        share = max(1, round(wanted / len(unit_of) * total[k]))
-        for unit in order[counts[order, k] > 0]:
-            if held[k] >= share or not room:
-                break
-            take(int(unit), half)
-    for kept in (half, np.minimum(total, 1), np.zeros_like(total)):  # fill up, from strict to any
-        if kept.any() or not chosen.any():
-            for unit in order:
-                take(int(unit), kept)
-    if not chosen.any():  # every group is larger than wanted
-        chosen[min(order, key=lambda u: sizes[u])] = True
-    return chosen
+    def cover(self, kept: np.ndarray, room: int) -> None:
+        """Give each class that validation lacks a unit, one that shows most of those classes."""
+        for k in self.rarest:
+            if self.held[k] or self.size >= room:
+                continue
+            units = self.units_with(k)
+            gains = (self.counts[units][:, self.held == 0] > 0).sum(1)
+            for unit in units[np.argsort(-gains, kind="stable")]:
+                if self.take(int(unit), kept, room):
+                    break

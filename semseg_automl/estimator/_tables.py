@@ -14,6 +14,7 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples, check_table
 from semseg_automl.data.images import IntensityScaling, infer_scaling
 from semseg_automl.data.labels import LabelMap, LabelScan, infer_label_map, presence, scan_masks
+from semseg_automl.data.near_duplicates import near_duplicates
 from semseg_automl.data.split import split_samples
 
 _LOG = get_logger("estimator")
@@ -64,10 +65,13 @@ def prepare_tables(
         train_at, val_at = split_samples(samples, found, holdout_frac=holdout_frac, groups=labels, seed=seed)
         train, val = samples.subset(train_at), samples.subset(val_at)
         _LOG.info("Split: %d training and %d validation pictures.", len(train), len(val))
+        _warn_of_missing_classes(found, train_at, val_at, label_map, grouped=labels is not None)
     else:
         train = samples
         val = check_table(tuning_data, image=image, label=label, need_label=True, role="tuning_data")
         _check_tuning_labels(val, label_map)
+    if train is not val and len(samples) > 1:
+        _warn_of_near_duplicates(train, val, seed)
     return Tables(
         train=train, val=val, label_map=label_map, scan=scan, scaling=infer_scaling(list(samples.images))
     )
@@ -78,6 +82,40 @@ def _log_rare_classes(scan: LabelScan, label_map: LabelMap) -> None:
     rare = [n for n, c in zip(label_map.names, counts, strict=True) if 0 < c < 1e-4 * counts.sum()]
     if rare:
         _LOG.warning("Very rare classes (less than 0.01 %% of the pixels): %s.", ", ".join(rare))
+
+
+def _warn_of_missing_classes(
+    found: np.ndarray, train_at: np.ndarray, val_at: np.ndarray, label_map: LabelMap, *, grouped: bool
+) -> None:
+    """Say which classes a split could not put on both sides."""
+    unit = "group" if grouped else "picture"
+    for side, other in ((val_at, "validation"), (train_at, "training")):
+        missing = found.any(0) & ~found[side].any(0)
+        names = [name for name, gone in zip(label_map.names, missing, strict=True) if gone]
+        if names:
+            _LOG.warning(
+                "Not in the %s pictures: %s. More %ss that show them are needed.",
+                other,
+                ", ".join(names),
+                unit,
+            )
+
+
+def _warn_of_near_duplicates(train: Samples, val: Samples, seed: int) -> None:
+    """Say which validation pictures training has nearly seen: their scores flatter the model."""
+    found = near_duplicates(train.images, val.images, seed=seed)
+    if not found.pairs:
+        return
+    shown = ", ".join(f"{val.index[v]!r} and {train.index[t]!r}" for t, v in found.pairs[:3])
+    part = "" if found.looked_at == len(train) else f" (of {found.looked_at} that there was time to look at)"
+    _LOG.warning(
+        "%d of %d validation pictures nearly equal a training picture%s, such as rows %s. Scores flatter the "
+        "model: pass groups= (video, patient, scene), so that what belongs together stays on one side.",
+        len(found.pairs),
+        len(val),
+        part,
+        shown,
+    )
 
 
 def _check_tuning_labels(val: Samples, label_map: LabelMap) -> None:

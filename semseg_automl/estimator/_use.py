@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from PIL import Image
 
 from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.core.log import get_logger
-from semseg_automl.data.frame import Samples, check_table
+from semseg_automl.data.frame import Samples, check_table, list_pictures
 from semseg_automl.data.labels import read_raw_mask
+from semseg_automl.inference.stream import write_masks
 from semseg_automl.inference.tiling import TileRule
+from semseg_automl.inference.views import Views
 from semseg_automl.inference.writer import MaskWriter
 from semseg_automl.metrics.bootstrap import check_level
 from semseg_automl.metrics.evaluator import Evaluator
@@ -37,38 +39,70 @@ def is_single(data: Any) -> bool:
     return False
 
 
-def _answer(data: Any, samples: Samples, values: list[Any], name: str) -> Any:
+def _answer(data: Any, index: pd.Index, values: Sequence[Any], name: str) -> Any:
     """One value for one picture, else a Series of objects indexed as the input."""
     if is_single(data):
         return values[0]
     cells = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         cells[i] = value
-    return pd.Series(cells, index=samples.index, name=name)
+    return pd.Series(cells, index=index, name=name, dtype=object)  # else None among texts becomes NaN
 
 
 def predict_masks(
-    seg: SemanticSegmentor, data: Any, *, output_dir: Any, batch_size: int | str, tta: bool, tile: TileRule
+    seg: SemanticSegmentor,
+    data: Any,
+    *,
+    output_dir: Any,
+    batch_size: int | str,
+    tta: Views,
+    tile: TileRule,
+    shard: tuple[int, int] | None,
 ) -> Any:
     """See ``SemanticSegmentor.predict``."""
     predictor = seg._get_predictor()
+    if output_dir is not None:
+        fit_id = seg._model.info.get("fit_id", "")
+        key = f"{fit_id}{sorted(seg.best_config_.items())}{seg.best_score_}{tta}{tile}"
+        return _predict_files(
+            seg, data, key, output_dir=output_dir, batch_size=batch_size, tta=tta, tile=tile, shard=shard
+        )
+    if shard is not None:
+        raise ConfigError("shard= is a part of the files of output_dir=: give that too.")
     samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
-    if output_dir is None:
-        masks: list[Any] = [None] * len(samples)
-        for i, mask in predictor.iter_masks(samples.images, batch_size, tta=tta, tile=tile):
-            masks[i] = mask
-        return _answer(data, samples, masks, seg.label)
-    key = f"{seg._model.info.get('fit_id', '')}{sorted(seg.best_config_.items())}{seg.best_score_}{tta}{tile}"
-    writer = MaskWriter(output_dir, samples.images, key=key)
-    todo = writer.unfinished()
-    pictures = [samples.images[i] for i in todo]
-    for k, mask in predictor.iter_masks(pictures, batch_size, tta=tta, tile=tile):
-        writer.write(todo[k], mask)
-    return _answer(data, samples, [str(p) for p in writer.paths], seg.label)
+    masks: list[Any] = [None] * len(samples)
+    for i, mask in predictor.iter_masks(samples.images, batch_size, tta=tta, tile=tile):
+        masks[i] = mask
+    return _answer(data, samples.index, masks, seg.label)
+
+
+def _predict_files(
+    seg: SemanticSegmentor,
+    data: Any,
+    key: str,
+    *,
+    output_dir: Any,
+    batch_size: int | str,
+    tta: Views,
+    tile: TileRule,
+    shard: tuple[int, int] | None,
+) -> Any:
+    """Paths of the masks, None where a picture can't be read; of one picture alone, its error."""
+    pictures = list_pictures(data, image=seg.image)
+    writer = MaskWriter(output_dir, pictures.sources, key=key, shard=shard)
+    first, step = shard or (0, 1)
+    positions = range(first, len(pictures), step)
+    report = write_masks(
+        seg._get_predictor(), pictures, writer, positions, batch_size=batch_size, views=tta, tile=tile
+    )
+    if is_single(data) and report.failures:
+        raise DataError(next(iter(report.failures.values())))
+    paths = [None if i in report.failures else str(writer.path(i)) for i in positions]
+    return _answer(data, pictures.index[first::step], paths, seg.label)
 
 
 def predict_probabilities(
-    seg: SemanticSegmentor, data: Any, *, batch_size: int | str, tta: bool, tile: TileRule
+    seg: SemanticSegmentor, data: Any, *, batch_size: int | str, tta: Views, tile: TileRule
 ) -> Any:
     """See ``SemanticSegmentor.predict_proba``."""
     predictor = seg._get_predictor()
@@ -76,7 +110,7 @@ def predict_probabilities(
     found: list[Any] = [None] * len(samples)
     for i, probability in predictor.iter_probabilities(samples.images, batch_size, tta=tta, tile=tile):
         found[i] = probability
-    return _answer(data, samples, found, seg.label)
+    return _answer(data, samples.index, found, seg.label)
 
 
 def evaluate_table(
@@ -88,6 +122,7 @@ def evaluate_table(
     per_class: bool,
     per_image: bool,
     strict_labels: bool,
+    tta: Views,
     tile: TileRule,
     confidence: float | None,
 ) -> Any:
@@ -106,7 +141,7 @@ def evaluate_table(
     samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
     targets = _targets(samples, label_map, strict_labels)
     order = []
-    for i, probability in predictor.iter_probabilities(samples.images, tta=seg._tta(None), tile=tile):
+    for i, probability in predictor.iter_probabilities(samples.images, tta=tta, tile=tile):
         evaluator.add(probability, targets(i))
         order.append(i)
     if per_class:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from semseg_automl.core.results import ModelRow
     from semseg_automl.estimator._store import Trained
     from semseg_automl.inference.predict import Predictor
+    from semseg_automl.inference.views import Views
 
 
 class SemanticSegmentor(BaseEstimator):
@@ -191,9 +192,10 @@ class SemanticSegmentor(BaseEstimator):
         *,
         output_dir: str | os.PathLike[str] | None = None,
         batch_size: int | str = "auto",
-        tta: bool | None = None,
+        tta: Any = None,
         tile: Any = "auto",
         tile_overlap: float = 0.25,
+        shard: tuple[int, int] | None = None,
     ) -> Any:
         """Predict masks in raw label values at each picture's own size.
 
@@ -201,10 +203,15 @@ class SemanticSegmentor(BaseEstimator):
         ----------
         data : DataFrame, csv path, list of pictures, or one picture
         output_dir : path, optional
-            Write PNGs there instead of returning arrays; finished ones are skipped.
+            Write PNGs there instead of returning arrays, however many there are; finished ones are
+            skipped. ``manifest.jsonl`` there has a line per picture. Pictures that can't be read are
+            left out and told at the end; their path is None.
         batch_size : int or "auto"
-        tta : bool, optional
-            Average with the prediction of the mirrored picture; None: as the preset says.
+        tta : bool, str or dict, optional
+            Views of each picture whose probabilities are averaged. True or "mirror": the picture and its
+            mirror image; "flips": all four flips; "scales": "mirror" at 0.75, 1 and 1.25 times the model's
+            size; "flips_and_scales"; or your own, such as ``{"flips": ["none", "vertical"], "scales":
+            [1, 1.5]}``. None: as the preset says.
         tile : "auto", None, int or (h, w)
             None: every picture is seen whole, scaled to the model's size. "auto": so is a picture
             whose long side is at most twice the largest training picture's; a larger one is scaled as
@@ -216,6 +223,9 @@ class SemanticSegmentor(BaseEstimator):
             the stored picture and its mask is bounded by a band of tiles.
         tile_overlap : float, in [0, 1)
             Share of a tile that its neighbour covers too; logits are blended with Gaussian weights.
+        shard : (i, n), optional
+            With ``output_dir``: only every n-th picture, from the i-th on (0 <= i < n), so that n processes
+            share a table. Names of files don't depend on it; each shard has a manifest of its own.
 
         Returns
         -------
@@ -227,12 +237,13 @@ class SemanticSegmentor(BaseEstimator):
         DataError, ConfigError, ArtifactError
         """
         from semseg_automl.estimator._use import predict_masks
+        from semseg_automl.inference.stream import check_shard
         from semseg_automl.inference.tiling import TileRule
 
-        rule = TileRule.of(tile, tile_overlap)
+        rule, views, part = TileRule.of(tile, tile_overlap), self._tta(tta), check_shard(shard)
         with logging_at(self.verbosity):
             return predict_masks(
-                self, data, output_dir=output_dir, batch_size=batch_size, tta=self._tta(tta), tile=rule
+                self, data, output_dir=output_dir, batch_size=batch_size, tta=views, tile=rule, shard=part
             )
 
     def predict_proba(
@@ -240,7 +251,7 @@ class SemanticSegmentor(BaseEstimator):
         data: Any,
         *,
         batch_size: int | str = "auto",
-        tta: bool | None = None,
+        tta: Any = None,
         tile: Any = "auto",
         tile_overlap: float = 0.25,
     ) -> Any:
@@ -265,6 +276,7 @@ class SemanticSegmentor(BaseEstimator):
         per_class: bool = False,
         per_image: bool = False,
         strict_labels: bool = False,
+        tta: Any = None,
         tile: Any = "auto",
         tile_overlap: float = 0.25,
         confidence: float | None = None,
@@ -285,7 +297,7 @@ class SemanticSegmentor(BaseEstimator):
             Return a DataFrame with a row per class, or per picture (indexed as the input).
         strict_labels : bool
             Raw values never seen in training: an error instead of being ignored with one warning.
-        tile, tile_overlap : as in :meth:`predict`
+        tta, tile, tile_overlap : as in :meth:`predict`
             One picture's probabilities are held at once, in tiles too.
         confidence : float in 0..1, optional
             Such as 0.95: percentile intervals from 1000 bootstrap draws of pictures, always the same draws.
@@ -308,6 +320,7 @@ class SemanticSegmentor(BaseEstimator):
                 per_class=per_class,
                 per_image=per_image,
                 strict_labels=strict_labels,
+                tta=self._tta(tta),
                 tile=rule,
                 confidence=confidence,
             )
@@ -440,6 +453,8 @@ class SemanticSegmentor(BaseEstimator):
             trained=PictureSizes.from_json(model.info.get("train_pictures")),
         )
 
-    def _tta(self, tta: bool | None) -> bool:
+    def _tta(self, tta: Any) -> Views:
+        from semseg_automl.inference.views import Views
+
         self._require_fitted()
-        return bool(self._model.info.get("tta", False)) if tta is None else bool(tta)
+        return Views.of(bool(self._model.info.get("tta", False)) if tta is None else tta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -79,24 +79,57 @@ def enlarge_rows(rows: Iterable[Tensor], plan: TilePlan, *, piece: int | None = 
         held, first = held[:, drop:].clone(), first + drop
 
 
-def mirror_back(logits: Tensor, width: int, cell: int) -> Tensor:
+def mirror_back(logits: Tensor, length: int, cell: int, axis: int = -1) -> Tensor:
     """Logits of a mirrored tile in the order of the tile that was mirrored.
 
     Parameters
     ----------
-    logits : (..., w) float, of a tile whose first ``width`` pixels were mirrored before padding
-    width : pixels of picture in it; where it is a multiple of ``cell``, columns are just turned round
+    logits : (..., h, w) float, of a tile whose first ``length`` pixels were mirrored before padding
+    length : pixels of picture along ``axis``; where it is a multiple of ``cell``, entries are just
+        turned round
     cell : pixels per logit
+    axis : -1 (left and right were exchanged) or -2 (top and bottom)
 
     Returns
     -------
     Tensor
-        (..., w); columns of padding repeat the nearest one.
+        (..., h, w); entries of padding repeat the nearest one.
     """
-    count = logits.shape[-1]
-    places = (width / cell - 1 - torch.arange(count, dtype=torch.float64)).clamp(0, count - 1)
+    count = logits.shape[axis]
+    places = (length / cell - 1 - torch.arange(count, dtype=torch.float64)).clamp(0, count - 1)
     low = places.floor().long()
-    return _between(logits, logits.ndim - 1, low, (low + 1).clamp(max=count - 1), (places - low).float())
+    share = (places - low).float()
+    return _between(
+        logits,
+        logits.ndim + axis,
+        low,
+        (low + 1).clamp(max=count - 1),
+        share if axis == -1 else share[:, None],
+    )
+
+
+def mean_rows(streams: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
+    """The mean of several streams of rows, (K, n, W) each, that are cut at different places.
+
+    Yields
+    ------
+    Tensor
+        (K, m, W); of each stream at most one part is held.
+    """
+    if len(streams) == 1:
+        yield from streams[0]
+        return
+    held = [next(stream, None) for stream in streams]
+    while all(part is not None for part in held):
+        parts = [part for part in held if part is not None]
+        step = min(part.shape[1] for part in parts)
+        yield torch.stack([part[:, :step] for part in parts]).mean(0)
+        held = [
+            part[:, step:] if part.shape[1] > step else next(stream, None)
+            for part, stream in zip(parts, streams, strict=True)
+        ]
+    if any(part is not None for part in held):
+        raise RuntimeError("streams of rows have different lengths")
 
 
 def _shifted(band: Tensor, done: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,15 +11,21 @@ from torch import Tensor
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.data.preprocess import normalise
 from semseg_automl.data.windows import PictureWindows
-from semseg_automl.inference.blending import blend_rows, enlarge_rows, mirror_back
+from semseg_automl.inference.blending import blend_rows, enlarge_rows, mean_rows, mirror_back
 from semseg_automl.inference.tiling import TilePlan, window
+from semseg_automl.inference.views import FLIPS, turned
 from semseg_automl.models.postprocess import probabilities
 
 Network = Callable[[Tensor], Tensor]
 
 
 def probability_rows(
-    picture: PictureWindows, plan: TilePlan, network: Network, *, batch_size: int, tta: bool = False
+    picture: PictureWindows,
+    plans: Sequence[TilePlan],
+    network: Network,
+    *,
+    batch_size: int,
+    flips: Sequence[str] = ("none",),
 ) -> Iterator[Tensor]:
     """Class probabilities of a picture in tiles, a few rows at a time.
 
@@ -28,10 +34,11 @@ def probability_rows(
 
     Parameters
     ----------
-    picture, plan : the picture, and where its tiles lie
+    picture : the picture
+    plans : where its tiles lie, one plan for each scale
     network : from (B, 3, h, w) normalised images to (B, K, h / cell, w / cell) float logits
     batch_size : tiles per batch
-    tta : average with the probabilities of the mirrored tiles
+    flips : names in ``views.FLIPS``; the probabilities of tiles turned over so are averaged
 
     Yields
     ------
@@ -43,13 +50,17 @@ def probability_rows(
     ConfigError
         The network's logits don't lie ``plan.cell`` pixels apart.
     """
-    rows = (_tile_row(picture, plan, network, top, batch_size, tta) for top in plan.tops)
+    yield from mean_rows([_rows_at(picture, plan, network, batch_size, flips) for plan in plans])
+
+
+def _rows_at(
+    picture: PictureWindows, plan: TilePlan, network: Network, batch_size: int, flips: Sequence[str]
+) -> Iterator[Tensor]:
+    """:func:`probability_rows` at one scale."""
+    rows = (_tile_row(picture, plan, network, top, batch_size, flips) for top in plan.tops)
     for logits in enlarge_rows(blend_rows(rows, plan, window(plan.tile_cells)), plan):
-        if tta:  # (2K, n, W): straight and mirrored
-            straight, mirrored = logits.chunk(2)
-            yield (probabilities(straight) + probabilities(mirrored)) / 2
-        else:
-            yield probabilities(logits)
+        found = [probabilities(one) for one in logits.chunk(len(flips))]  # (F*K, n, W) -> F x (K, n, W)
+        yield found[0] if len(found) == 1 else sum(found[1:], found[0]) / len(found)
 
 
 def joined(parts: Iterable[np.ndarray], axis: int, length: int) -> np.ndarray:
@@ -68,19 +79,29 @@ def joined(parts: Iterable[np.ndarray], axis: int, length: int) -> np.ndarray:
 
 
 def _tile_row(
-    picture: PictureWindows, plan: TilePlan, network: Network, top: int, batch_size: int, tta: bool
+    picture: PictureWindows,
+    plan: TilePlan,
+    network: Network,
+    top: int,
+    batch_size: int,
+    flips: Sequence[str],
 ) -> Iterator[Tensor]:
-    """(K, h, w) logits of a row's tiles from left to right; with ``tta`` (2K, h, w)."""
+    """(F*K, h, w) logits of a row's tiles from left to right, each flip turned back."""
     for at in range(0, len(plan.lefts), batch_size):
         windows = [_window(picture, plan, top, left) for left in plan.lefts[at : at + batch_size]]
-        straight = _checked(network(torch.stack([normalise(w, plan.tile) for w in windows])), plan)
-        if not tta:
-            yield from straight
-            continue
-        turned = [normalise(np.ascontiguousarray(w[:, ::-1]), plan.tile) for w in windows]
-        mirrored = _checked(network(torch.stack(turned)), plan)
-        for found, other, w in zip(straight, mirrored, windows, strict=True):
-            yield torch.cat([found, mirror_back(other, w.shape[1], plan.cell)])  # 2 x (K, h, w) -> (2K, h, w)
+        found = [
+            _checked(network(torch.stack([normalise(turned(w, flip), plan.tile) for w in windows])), plan)
+            for flip in flips
+        ]
+        for k, w in enumerate(windows):
+            yield torch.cat([_back(f[k], w, plan, flip) for f, flip in zip(found, flips, strict=True)])
+
+
+def _back(logits: Tensor, tile: np.ndarray, plan: TilePlan, flip: str) -> Tensor:
+    """(K, h, w) logits of a tile (h', w', 3) that was turned over, turned back."""
+    for axis in FLIPS[flip]:
+        logits = mirror_back(logits, tile.shape[:2][axis], plan.cell, axis)
+    return logits
 
 
 def _window(picture: PictureWindows, plan: TilePlan, top: int, left: int) -> np.ndarray:

@@ -100,6 +100,7 @@ def plan_tiles(
     *,
     multiple: int = 32,
     cell: int = CELL,
+    zoom: float = 1.0,
 ) -> TilePlan | None:
     """Decide how one picture is seen; None: whole, scaled to the model's size.
 
@@ -119,6 +120,7 @@ def plan_tiles(
     trained : sizes of the training pictures, None if unknown
     multiple : tiles are rounded up to this; a multiple of ``cell``
     cell : pixels per logit
+    zoom : factor on the scale; whether the picture is cut does not depend on it, nor does the tiles' size
 
     Returns
     -------
@@ -136,6 +138,7 @@ def plan_tiles(
     scaled = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     if not large and all(s <= t for s, t in zip(scaled, tile, strict=True)):
         return None  # the one tile is the whole picture
+    scaled = max(1, round(size[0] * scale * zoom)), max(1, round(size[1] * scale * zoom))
     axes = [_axis(n, t, rule.overlap, multiple, cell) for n, t in zip(scaled, tile, strict=True)]
     (height, rows, tops), (width, columns, lefts) = axes
     return TilePlan(

@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from semseg_automl.core.errors import ArtifactError, DataError
 from semseg_automl.data.images import Source, as_path
+from semseg_automl.inference.manifest import Entry, Manifest
 
 _MARK = "semseg_automl"
 
@@ -24,8 +25,10 @@ class MaskWriter:
 
     A file is named after its picture (``leaf.jpg`` -> ``leaf.png``); pictures that share a stem get
     a short hash of their full path as well, arrays and PIL images their position. Each PNG carries
-    a mark made of ``key`` and its picture's path, size and time of change: a file with the right
-    mark is finished and need not be computed again, any other is replaced.
+    a mark made of ``key`` and its picture's path, size and time of change (of a URL, the URL alone):
+    a file with the right mark is finished and need not be computed again, any other is replaced.
+    The folder's manifest tells the marks without opening the files; a mask that it does not know,
+    or that was changed since, is asked itself.
 
     Parameters
     ----------
@@ -36,6 +39,8 @@ class MaskWriter:
     key
         Identifies what makes the masks (model version, test-time options). Masks of another key
         are replaced.
+    shard
+        See ``manifest.Manifest``.
 
     Raises
     ------
@@ -43,19 +48,52 @@ class MaskWriter:
         The folder can't be created.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], sources: Sequence[Source], *, key: str = "") -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        sources: Sequence[Source],
+        *,
+        key: str = "",
+        shard: tuple[int, int] | None = None,
+    ) -> None:
         self.folder = Path(folder)
-        self.paths: tuple[Path, ...] = tuple(self.folder / name for name in output_names(sources))
-        self._marks = [_mark(source, key) for source in sources]
+        self._sources, self._key = sources, key
+        self._names = output_names(sources)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArtifactError(f"output_dir={str(self.folder)!r} can't be created: {error}") from error
+        self.manifest = Manifest(self.folder, shard)
+        self._finished: dict[str, Entry] | None = None
 
-    def unfinished(self) -> list[int]:
-        """Positions whose mask is not there yet. Arrays and PIL images are never taken as finished."""
-        marks = enumerate(zip(self.paths, self._marks, strict=True))
-        return [i for i, (path, mark) in marks if mark is None or _read_mark(path) != mark]
+    def path(self, position: int) -> Path:
+        """Where the mask of a picture lies, or will."""
+        return self.folder / self._names[position]
+
+    def unfinished(self, positions: Iterable[int] | None = None) -> list[int]:
+        """Those of ``positions`` (None: all) whose mask is not there yet.
+
+        Arrays and PIL images are never taken as finished.
+        """
+        if self._finished is None:
+            self._finished = self.manifest.finished()
+        chosen = range(len(self._names)) if positions is None else positions
+        return [i for i in chosen if not self._is_finished(i, self._finished)]
+
+    def _is_finished(self, position: int, finished: Mapping[str, Entry]) -> bool:
+        path, mark = self.path(position), _mark(self._sources[position], self._key)
+        if mark is None:
+            return False
+        try:
+            state = os.stat(path)
+        except OSError:
+            return False
+        if finished.get(path.name) == Entry(mark, state.st_size, state.st_mtime_ns):
+            return True
+        if _read_mark(path) != mark:
+            return False
+        self._note(position, mark, state)
+        return True
 
     def write(self, position: int, mask: np.ndarray) -> Path:
         """Write one mask, (H, W) integers in 0..65535 or (H, W, 3) uint8, and return its path.
@@ -67,20 +105,31 @@ class MaskWriter:
         ArtifactError
             The folder can't be written.
         """
-        path, info = self.paths[position], PngImagePlugin.PngInfo()
-        if self._marks[position] is not None:
-            info.add_text(_MARK, str(self._marks[position]))
+        path, info = self.path(position), PngImagePlugin.PngInfo()
+        mark = _mark(self._sources[position], self._key)
+        if mark is not None:
+            info.add_text(_MARK, mark)
         picture = to_png_image(mask)
         temporary = self.folder / f".writing-{uuid.uuid4().hex}"  # not mkstemp: it ignores the umask
         try:
             with temporary.open("xb") as stream:
                 picture.save(stream, format="PNG", pnginfo=info)
             os.replace(temporary, path)
+            state = os.stat(path)
         except OSError as error:
             raise ArtifactError(f"The mask {path} can't be written: {error}") from error
         finally:
             temporary.unlink(missing_ok=True)
+        self._note(position, mark, state)
         return path
+
+    def fail(self, position: int, message: str) -> None:
+        """Note that a picture can't be read; the next call tries it again."""
+        self.manifest.add({"image": _shown(self._sources[position]), "error": message})
+
+    def _note(self, position: int, mark: str | None, state: os.stat_result) -> None:
+        line = {"mask": self._names[position], "image": _shown(self._sources[position]), "mark": mark}
+        self.manifest.add({**line, "bytes": state.st_size, "changed": state.st_mtime_ns})
 
 
 def to_png_image(mask: np.ndarray) -> Image.Image:
@@ -122,18 +171,29 @@ def _stem(source: Source, position: int) -> str:
 
 
 def _full(source: str | os.PathLike[str]) -> str:
-    return os.path.abspath(as_path(source))
+    return str(source) if _is_remote(source) else os.path.abspath(as_path(source))
+
+
+def _is_remote(source: Source) -> bool:
+    return isinstance(source, str) and "://" in source and not source.lower().startswith("file:")
+
+
+def _shown(source: Source) -> str | None:
+    """What the manifest calls a picture; arrays and PIL images have no name."""
+    return _full(source) if isinstance(source, (str, os.PathLike)) else None
 
 
 def _mark(source: Source, key: str) -> str | None:
     if not isinstance(source, (str, os.PathLike)):
         return None
-    try:
-        state = os.stat(as_path(source))
-    except OSError:
-        return None
-    text = "\n".join((key, _full(source), str(state.st_size), str(state.st_mtime_ns)))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    parts = [key, _full(source)]
+    if not _is_remote(source):
+        try:
+            state = os.stat(as_path(source))
+        except OSError:
+            return None
+        parts += [str(state.st_size), str(state.st_mtime_ns)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _read_mark(path: Path) -> str | None:

@@ -50,10 +50,37 @@ def test_predict_writes_a_mask_per_picture(
         assert main(["predict", str(place.model), *data, "--output-dir", str(out)]) == 0
         count = 1 if number == 2 else 3
         assert capsys.readouterr().out == f"{count} mask{'' if count == 1 else 's'} in {out}\n"
-        files = sorted(out.iterdir())
+        files = sorted(out.glob("*.png"))
         assert [f.stem for f in files] == [Path(p).stem for p in place.pictures][:count]
         for file, mask in zip(files, expected, strict=False):
             np.testing.assert_array_equal(np.asarray(Image.open(file)), mask)
+
+
+def test_predict_answers_1_where_pictures_can_not_be_read(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    out, absent = tmp_path / "out", str(tmp_path / "absent.png")
+    line = ["predict", str(place.model), place.pictures[0], absent, "--output-dir", str(out)]
+    assert main(line) == 1
+    said = capsys.readouterr()
+    assert said.out == f"1 mask in {out}\n" and "1 of 2 pictures could not" in said.err
+    assert absent in caplog.text
+    assert (out / Path(place.pictures[0]).name).is_file()
+
+
+def test_predict_takes_shards_and_views(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    line = ["predict", str(place.model), str(place.test), "--output-dir", str(tmp_path / "out")]
+    for part, count in enumerate((2, 1)):
+        assert main([*line, "--tta", "flips", "--shard", f"{part}/2"]) == 0
+        assert capsys.readouterr().out.startswith(f"{count} mask")
+    assert main([*line, "--tta", "flips"]) == 0
+    assert "3 were there already" in caplog.text
+    capsys.readouterr()
+    for wrong in (["--shard", "2/2"], ["--shard", "two"], ["--tta", "flop"]):
+        assert main([*line, *wrong]) == 2
+        assert wrong[0][2:] in capsys.readouterr().err
 
 
 def test_leaderboard(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

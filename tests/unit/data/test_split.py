@@ -55,6 +55,47 @@ def test_rare_classes_stay_in_training_and_shared_ones_reach_validation(seed: in
     assert len(val) == 6
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_every_class_of_two_pictures_is_on_both_sides(seed: int) -> None:
+    """Scattered classes: ten pictures of which each shows two of five classes."""
+    found = np.zeros((10, 5), bool)
+    for k in range(5):
+        found[[2 * k, (2 * k + 3) % 10], k] = True
+    train, val = _split(found, seed=seed)
+    assert found[train].any(0).all() and found[val].any(0).all()
+    assert len(val) <= 5
+
+
+def test_validation_grows_only_where_classes_need_it() -> None:
+    found = np.zeros((100, 3), bool)
+    found[:, 0] = True
+    found[:10, 1] = found[5:20, 2] = True
+    assert len(_split(found, holdout_frac=0.02)[1]) == 2
+    found = np.repeat(np.eye(10, dtype=bool), 4, axis=0)  # forty pictures of one class each
+    train, val = _split(found, holdout_frac=0.1)
+    assert len(val) == 10 and found[train].sum(0).min() == 3
+
+
+def test_the_picture_that_shows_most_missing_classes_is_preferred() -> None:
+    found = np.zeros((40, 4), bool)
+    found[:36, 0] = True
+    found[0:8, 1] = found[4:12, 2] = found[6:14, 3] = True  # 6 and 7 show all four
+    for seed in range(10):
+        _, val = _split(found, holdout_frac=0.025, seed=seed)
+        assert len(val) == 1 and val[0] in (6, 7)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_classes_are_covered_by_whole_groups(seed: int) -> None:
+    groups = np.repeat(np.arange(20), 5)
+    found = np.zeros((100, 4), bool)
+    for k in range(4):
+        found[np.isin(groups, [5 * k, 5 * k + 1]), k] = True
+    train, val = _split(found, groups=groups, seed=seed, holdout_frac=0.05)
+    assert found[train].any(0).all() and found[val].any(0).all()
+    assert not set(groups[train]) & set(groups[val]) and len(val) == 20
+
+
 def test_every_picture_holding_its_own_class_still_leaves_validation() -> None:
     train, val = _split(np.eye(6, dtype=bool))
     assert len(val) >= 1 and len(train) + len(val) == 6

@@ -11,7 +11,8 @@ from torch import nn
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.data.labels import LabelMap
 from semseg_automl.data.preprocess import MEAN, STD, plan_geometry
-from semseg_automl.inference.predict import Predictor, automatic_batch_size, plan_batches
+from semseg_automl.inference.predict import Predictor
+from semseg_automl.inference.whole import automatic_batch_size, plan_batches
 from semseg_automl.models.devices import flushes_denormals
 
 BINARY = LabelMap(problem_type="binary", names=("no", "yes"), values=(0, 255), ignore=None)
@@ -132,10 +133,10 @@ def test_iter_masks():
 
 def test_memory_is_bounded(monkeypatch):
     """At most two batches have been read when the first result is handed out."""
-    from semseg_automl.inference import predict
+    from semseg_automl.inference import whole
 
-    read, real = [], predict.read_image
-    monkeypatch.setattr(predict, "read_image", lambda s: read.append(1) or real(s))
+    read, real = [], whole.read_image
+    monkeypatch.setattr(whole, "read_image", lambda s: read.append(1) or real(s))
     stream = predictor().iter_probabilities([np.zeros((48, 64, 3), np.uint8)] * 20, 2)
     next(stream)
     assert len(read) <= 4
@@ -166,9 +167,9 @@ def test_no_pictures_and_wrong_batch_size():
 
 
 def test_plan_keeps_every_picture_once():
-    geometries = [plan_geometry(s, 64) for s in SIZES]
+    geometries = {i: (plan_geometry(s, 64),) for i, s in enumerate(SIZES)}
     batches = plan_batches(geometries, 2)
     assert sorted(i for b in batches for i in b) == list(range(len(SIZES)))
-    assert all(len({geometries[i].padded for i in b}) == 1 and len(b) <= 2 for b in batches)
+    assert all(len({geometries[i][0].padded for i in b}) == 1 and len(b) <= 2 for b in batches)
     assert [automatic_batch_size((512, 512), d) for d in ("cpu", "cuda", "xpu")] == [4, 32, 4]
     assert automatic_batch_size((4096, 4096)) == 1

@@ -30,7 +30,10 @@ MASK = np.arange(12, dtype=np.uint8).reshape(3, 4)
 def test_values_come_back(tmp_path, mask):
     path = MaskWriter(tmp_path / "out", [mask]).write(0, mask)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), mask)
-    assert path.name == "image_000000.png" and os.listdir(tmp_path / "out") == [path.name]
+    assert path.name == "image_000000.png" and sorted(os.listdir(tmp_path / "out")) == [
+        path.name,
+        "manifest.jsonl",
+    ]
 
 
 def test_format_follows_the_dtype_not_the_values():
@@ -73,7 +76,7 @@ def test_finished_ones_are_skipped(tmp_path, sources):
     Image.new("RGB", (5, 3)).save(sources[1])
     os.utime(sources[1], (1, 1))
     assert writer().unfinished() == [0, 1, 2]
-    writer().paths[0].write_bytes(b"half a file of someone else")
+    writer().path(0).write_bytes(b"half a file of someone else")
     assert 0 in writer().unfinished()
 
 
