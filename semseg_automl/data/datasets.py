@@ -21,7 +21,7 @@ _GRAINS = ((0.04, 0), (0.11, 1), (0.24, 0), (0.11, 2), (0.06, 1), (0.14, 0))
 
 
 def make_textures(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     n: int = 60,
     size: tuple[int, int] = (192, 256),
     n_classes: int = 4,
@@ -73,7 +73,7 @@ def make_textures(
 
 
 def from_folders(
-    images: str | os.PathLike, masks: str | os.PathLike, *, suffix: str | None = None
+    images: str | os.PathLike[str], masks: str | os.PathLike[str], *, suffix: str | None = None
 ) -> pd.DataFrame:
     """Pair the pictures of two folders by name.
 
@@ -116,7 +116,7 @@ def from_folders(
     return pd.DataFrame({"image": [image_of[s] for s in common], "label": [mask_of[s] for s in common]})
 
 
-def _by_stem(folder: str | os.PathLike, ending: str) -> dict[str, str]:
+def _by_stem(folder: str | os.PathLike[str], ending: str) -> dict[str, str]:
     """Relative name without extension (and without ``ending``) -> path."""
     root = Path(folder)
     if not root.is_dir():
@@ -194,14 +194,16 @@ def _noise(
             np.exp(-0.5 * (np.sin(turn - k * np.pi / orientations) / width) ** 2) for k in range(orientations)
         )
     out = np.fft.irfft2(np.fft.rfft2(rng.normal(size=shape)) * band, s=shape)
-    return (out - out.mean()) / max(float(out.std()), 1e-9)
+    scaled: np.ndarray = (out - out.mean()) / max(float(out.std()), 1e-9)
+    return scaled
 
 
 def _distance(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Squared distance (H, W) from a random optical centre, in half diagonals: vignetting."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     cy, cx = rng.uniform(0.3, 0.7, 2) * shape
-    return 4.0 * ((y - cy) ** 2 + (x - cx) ** 2) / (shape[0] ** 2 + shape[1] ** 2)
+    squared: np.ndarray = 4.0 * ((y - cy) ** 2 + (x - cx) ** 2) / (shape[0] ** 2 + shape[1] ** 2)
+    return squared
 
 
 def _curves(

@@ -367,6 +367,30 @@ class SemanticSegmentor(BaseEstimator):
         _store.write_summary(folder, self._rows, self._summary)
         return folder
 
+    def export_onnx(self, path: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> Path:
+        """Write the network as one ONNX file, compared with torch on three pictures before this returns.
+
+        Parameters
+        ----------
+        path : file to write
+        size : (H, W) in multiples of 32, optional
+            Bind the file to this size of input; None: height, width and number of pictures are free.
+
+        Returns
+        -------
+        Path. ``docs/examples/predict_onnx.py`` predicts from the file with onnxruntime, NumPy and Pillow;
+        the input, and the metadata that it needs, are described in ``inference.export``.
+
+        Raises
+        ------
+        ConfigError, ArtifactError
+        """
+        from semseg_automl.estimator._export import export_model
+
+        self._require_fitted()
+        with logging_at(self.verbosity):
+            return export_model(self, path, size)
+
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verbosity: int = 2) -> SemanticSegmentor:
         """Load a model that ``fit`` or ``save`` wrote; strict, nothing in it is executed.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.peft.tracing import is_traced
 
 QKV = ("q", "k", "v")
 
@@ -210,7 +211,7 @@ class LowRankLayer(AdapterLayer):
         """Wd as one (C_out, G*r) matrix, zero in the rows that are not adapted."""
         if self.row_index is None:
             return self.up
-        stacked = self.up if self.branches == 1 else torch.block_diag(*self.up.unbind(0))
+        stacked = self.up if self.branches == 1 else block_diagonal(self.up)
         full = stacked.new_zeros(self.base.out_features, stacked.shape[1])
         return full.index_copy(0, self.row_index, stacked)
 
@@ -227,11 +228,18 @@ class LowRankLayer(AdapterLayer):
         """Base output plus s u Wd^T, written into the base output's memory where that is safe."""
         out = self.base(x.reshape(-1, x.shape[-1]))  # (tokens, C_out)
         u, up = u.reshape(-1, u.shape[-1]).to(out.dtype), self.up_matrix().to(out.dtype)
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if is_traced():
             out = out + self.scaling * nn.functional.linear(u, up)
         else:
             out = out.addmm_(u, up.t(), alpha=self.scaling)
         return out.view(*x.shape[:-1], -1)
+
+
+def block_diagonal(blocks: Tensor) -> Tensor:
+    """(G, m, n) -> (G*m, G*n): as ``torch.block_diag``, which ONNX lacks."""
+    g, _, n = blocks.shape
+    rows = [nn.functional.pad(block, (i * n, (g - 1 - i) * n)) for i, block in enumerate(blocks.unbind(0))]
+    return torch.cat(rows)
 
 
 def projections(targets: Sequence[str] | None) -> tuple[str, ...]:

@@ -129,13 +129,14 @@ class ConvLoRALayer(LowRankLayer):
         units, window = z, self.gate_window or self.pad_window
         if self.pad_window:
             units = partition_windows(z, window)  # (B*G*nW, s, s, r)
-            weights = weights.expand(n, len(units) // n, -1).reshape(len(units), 1, 1, -1)
+            count = units.shape[0]
+            weights = weights.expand(n, count // n, -1).reshape(count, 1, 1, weights.shape[-1])
         elif self.gate_window:
             weights = weights.view(n, h // window, w // window, -1)
             weights = weights.repeat_interleave(window, 1).repeat_interleave(window, 2)  # (B*G, h, w, E)
         else:
             weights = weights.unsqueeze(1)  # (B*G, 1, 1, E)
-        branch = torch.arange(self.branches, device=z.device).repeat(z.shape[0] // self.branches)
-        branch = branch.repeat_interleave(len(units) // n)  # (units,)
+        each = units.shape[0] // n
+        branch = torch.arange(units.shape[0], device=z.device) // each % self.branches  # (units,)
         out = gelu_mixture(units, weights, branch, self.kernels, self.bias, self.scales, compat=self.compat)
         return merge_windows(out, (h, w)) if self.pad_window else out

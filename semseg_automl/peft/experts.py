@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semseg_automl.peft.fold_gelu import folded_expert, is_exact
+from semseg_automl.peft.tracing import is_traced
 
 
 def gelu_mixture(
@@ -48,6 +49,11 @@ def gelu_mixture(
     kept = (weights.detach() != 0).flatten(1, 2).any(1)  # (U, E)
     for g in range(len(kernels)):
         for i, scale in enumerate(scales):
+            if is_traced():  # the picture decides which units, so run all; gates of the others are 0
+                value = expert(units, kernels[g, i], bias[g, i], scale, compat=compat)
+                mine = (branch == g).to(weights.dtype)[:, None, None, None]
+                out = out + value * weights[..., i : i + 1] * mine
+                continue
             chosen = (kept[:, i] & (branch == g)).nonzero().squeeze(1)
             if len(chosen) == 0:
                 continue

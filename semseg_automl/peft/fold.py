@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from semseg_automl.peft.tracing import is_traced as _tracing
+
 TAPS = 9
 
 
@@ -115,11 +117,6 @@ def patches(padded: Tensor, side: int = 3) -> Tensor:
         taps = [padded[:, y : y + h, x : x + w] for y in range(side) for x in range(side)]
         return torch.cat(taps, dim=-1).reshape(n, h * w, -1)
     return _Patches.apply(padded, side)
-
-
-def _tracing() -> bool:
-    """Whether an exporter watches: hand-written autograd functions are opaque to it."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _gather(padded: Tensor, side: int = 3) -> Tensor:

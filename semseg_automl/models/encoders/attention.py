@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semseg_automl.peft.tracing import is_traced
+
 _SMALL = 256  # tokens up to which probabilities are formed in memory
 
 
@@ -30,6 +32,8 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Te
     Tensor
         (B, heads, N, d) in the dtype of ``v``. Softmax is taken in float32.
     """
+    if is_traced():
+        return _attend(q, k, v, bias)[0]
     if q.device.type != "cpu" or q.shape[2] > _SMALL:
         mask = None if bias is None else bias.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

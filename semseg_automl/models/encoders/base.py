@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.peft.base import Site
 from semseg_automl.peft.companion import Companion, Guide, Outline
+from semseg_automl.peft.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ class Encoder(nn.Module):
 
 def check_size(images: Tensor, multiple: int) -> None:
     """Refuse a batch whose height or width isn't a positive multiple of ``multiple``."""
+    if is_traced():  # the size is only known when the recording runs
+        return
     h, w = images.shape[-2:]
     if h < multiple or w < multiple or h % multiple or w % multiple:
         raise ConfigError(

@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from semseg_automl.peft.tracing import is_traced
+
 _LANES = 16  # widths of the kernel's vectors; the folded head size is padded to a multiple
 _BLOCK = 1 << 20  # scores in memory at once (4 MB in float32, several such arrays): they stay in the cache
 
@@ -30,7 +32,7 @@ def relative_table(table: Tensor, side: int) -> Tensor:
 
     A table of another size is interpolated linearly, as ``segment_anything``'s ``get_rel_pos`` does.
     """
-    if table.shape[0] != 2 * side - 1:
+    if is_traced() or table.shape[0] != 2 * side - 1:
         rows = F.interpolate(table.float().t()[None], size=2 * side - 1, mode="linear")[0].t()
         table = rows.to(table.dtype)
     steps = torch.arange(side, device=table.device)
@@ -50,7 +52,9 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: T
     Tensor
         (B, heads, h*w, d), in the dtype of ``v``. On a CPU computed in float32 at least.
     """
-    if q.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_traced():
+        return _written_out(q, k, v, rows, columns)
+    if q.device.type != "cpu":
         return _folded(q, k, v, rows, columns)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     with torch.autocast("cpu", enabled=False):
@@ -76,6 +80,19 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> T
     wide_k = torch.cat([k, hot.expand(b, heads, n, -1)], dim=-1)
     wide_v = F.pad(v, (0, h + w + spare))
     return F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., :d]
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The formula in plain operations, one head at a time: what an exporter records."""
+    grid, found = q.view(*q.shape[:2], rows.shape[0], columns.shape[0], -1), []  # (B, heads, h, w, d)
+    for i in range(q.shape[1]):
+        rel_h = torch.einsum("nhwd,hkd->nhwk", grid[:, i], rows)  # (B, h, w, h)
+        rel_w = torch.einsum("nhwd,wkd->nhwk", grid[:, i], columns)  # (B, h, w, w)
+        bias = rel_h[..., None] + rel_w[..., None, :]  # (B, h, w, h, w)
+        scores = q[:, i] @ k[:, i].transpose(-2, -1) * q.shape[-1] ** -0.5
+        scores = scores + bias.flatten(3).flatten(1, 2)  # (B, h, w, h, w) -> (B, N, N)
+        found.append(scores.softmax(-1) @ v[:, i])
+    return torch.stack(found, dim=1)
 
 
 def _blocks(heads: int, h: int, w: int) -> Iterator[tuple[slice, slice]]:

@@ -14,21 +14,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from semseg_automl.peft.tracing import is_traced
+
 
 def padded_size(h: int, w: int, window: int) -> tuple[int, int]:
     """Size after padding to whole windows; unchanged for ``window=0`` (global attention)."""
     if window == 0:
         return h, w
-    return -(-h // window) * window, -(-w // window) * window
+    # no negative numbers: a traced division rounds towards zero
+    return (h + window - 1) // window * window, (w + window - 1) // window * window
 
 
 def pad_map(x: Tensor, size: tuple[int, int], value: Tensor) -> Tensor:
     """Pad (B, h, w, C) at the right and bottom to ``size`` with the vector ``value`` (C,)."""
     b, h, w, c = x.shape
     hp, wp = size
-    if wp > w:
+    if is_traced() or wp > w:
         x = torch.cat([x, value.expand(b, h, wp - w, c)], dim=2)
-    if hp > h:
+    if is_traced() or hp > h:
         x = torch.cat([x, value.expand(b, hp - h, wp, c)], dim=1)
     return x
 
@@ -48,7 +51,7 @@ def project_padded(linear: nn.Module, x: Tensor, size: tuple[int, int], fill: Te
     Tensor
         (B, h', w', C_out), equal to ``linear`` on the padded map for a bare Linear.
     """
-    if size == tuple(x.shape[1:3]):
+    if not is_traced() and size == tuple(x.shape[1:3]):
         return linear(x)
     if works_by_window(linear):
         return linear(pad_map(x, size, fill))
@@ -90,4 +93,6 @@ def join_windows(x: Tensor, window: int, padded: tuple[int, int], size: tuple[in
     # (B, nh, nw, heads, wh, ww, d) -> (B, nh, wh, nw, ww, heads, d) -> (B, h', w', C)
     x = x.reshape(-1, hp // wh, wp // ww, heads, wh, ww, head_dim).permute(0, 1, 4, 2, 5, 3, 6)
     x = x.reshape(-1, hp, wp, heads * head_dim)
-    return x if padded == size else x[:, : size[0], : size[1]]
+    if not is_traced() and padded == size:
+        return x
+    return x[:, : size[0], : size[1]]
