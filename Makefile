@@ -2,7 +2,7 @@
 # make test   the fast tests
 # make timing the tests that judge wall-clock time, on an idle machine
 # make lint   ruff, mypy, import contracts
-# make docs   rewrite the pages that are made from the code
+# make docs   rewrite the pages that are made from the code, build them all (docs/_build/html), run the tutorials
 # make clean  remove caches and build products (not .venv)
 #
 # PYTHON: any Python from 3.11 on.  TORCH: what pip installs for torch (pin or choose a build here).
@@ -30,9 +30,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.installed
+docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/make_presets.py
 	$(BIN)/python docs/make_results.py
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python")'
@@ -47,6 +48,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -e '.[dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf docs/_build docs/gallery docs/sg_execution_times.rst build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find semseg_automl tests -type d -name __pycache__ -prune -exec rm -rf {} +
