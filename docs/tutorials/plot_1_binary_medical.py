@@ -13,7 +13,9 @@ import os
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from PIL import Image
 
 from semseg_automl import SemanticSegmentor, datasets
 
@@ -51,7 +53,10 @@ seg.evaluate(test, per_image=True).sort_values("iou").head()
 # %%
 # Look
 # ----
-seg.plot_predictions(test, n=3).plot()
+seg.plot_predictions(test, n=3).save(work / "look.png")
+figure, ax = plt.subplots(figsize=(9, 7), layout="constrained")
+ax.imshow(Image.open(work / "look.png"))
+ax.set_axis_off()
 
 # %%
 # A more careful threshold

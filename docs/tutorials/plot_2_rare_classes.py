@@ -13,6 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -47,7 +48,10 @@ seg.evaluate(test, per_class=True)
 # Look
 # ----
 # The palette can be told apart by colour-blind readers.
-seg.plot_predictions(test, n=2).plot()
+seg.plot_predictions(test, n=2).save(work / "look.png")
+figure, ax = plt.subplots(figsize=(9, 7), layout="constrained")
+ax.imshow(Image.open(work / "look.png"))
+ax.set_axis_off()
 
 # %%
 # When a class is never predicted

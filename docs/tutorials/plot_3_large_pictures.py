@@ -13,6 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -56,8 +57,6 @@ masks = {"in tiles": seg.predict(scene), "seen whole": seg.predict(scene, tile=N
 # %%
 # Look
 # ----
-import matplotlib.pyplot as plt  # noqa: E402
-
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
 axes[0].imshow(Image.open(scene))
 for ax, (name, mask) in zip(axes[1:], masks.items(), strict=True):

@@ -196,16 +196,22 @@ def _write(network: torch.nn.Module, path: Path, example: Tensor, *, free: bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes: the comparison tries three
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript", DeprecationWarning)
-        torch.onnx.export(
-            network,
-            (example,),
-            str(path),
-            dynamo=False,
-            opset_version=_OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes=axes if free else {name: {0: "batch"} for name in axes},
-        )
+        try:
+            torch.onnx.export(
+                network,
+                (example,),
+                str(path),
+                dynamo=False,
+                opset_version=_OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes=axes if free else {name: {0: "batch"} for name in axes},
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ConfigError(
+                f"The network can't be written as ONNX: {str(error).splitlines()[0]}. All adapters on mobile_sam "
+                "and SAM's ViTs can; timm's backbones can't yet."
+            ) from error
 
 
 def _annotate(path: Path, facts: Mapping[str, Any]) -> None:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.peft.base import Adapter, Site
+from semseg_automl.peft.tracing import is_traced
 
 Guide = Callable[[int, Tensor], Tensor]
 """Called before block i with its input (B, h, w, C), and with i = number of blocks behind the last one;
@@ -62,6 +64,17 @@ class Companion(Adapter):
             Of the same kind as ``run``'s.
         """
         raise NotImplementedError  # abstract: each method defines it
+
+
+def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean of (B, C, H, W) over areas: (B, C, *size), as ``adaptive_avg_pool2d``.
+
+    An exporter gets the windows that this means where ``size`` divides (H, W), as the sizes of an encoder's
+    maps do.
+    """
+    if is_traced():
+        return F.avg_pool2d(maps, (int(maps.shape[2] // size[0]), int(maps.shape[3] // size[1])))
+    return F.adaptive_avg_pool2d(maps, size)
 
 
 def outline_of(encoder: nn.Module, method: str) -> Outline:

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import WeightsError
 from semseg_automl.peft.base import Site, kaiming_uniform
-from semseg_automl.peft.companion import Companion, Guide, Outline, block_widths
+from semseg_automl.peft.companion import Companion, Guide, Outline, block_widths, pool_to
+from semseg_automl.peft.tracing import is_traced
 
 TEMPERATURE = 0.1
 _POSITION_SIDE = 14  # of the position table, as ViT-Tiny's for 224 pixels
@@ -144,7 +145,7 @@ class LadderSide(Companion):
     def positions(self, h: int, w: int) -> Tensor:
         """Position table for an h x w grid: (1, h*w, C), bicubic where the size differs."""
         table = self.pos_embed.unflatten(1, (_POSITION_SIDE, -1)).permute(0, 3, 1, 2)  # (1, C, 14, 14)
-        if (h, w) != tuple(table.shape[2:]):
+        if is_traced() or (h, w) != tuple(table.shape[2:]):
             table = F.interpolate(table, size=(h, w), mode="bicubic", align_corners=False)
         return table.flatten(2).transpose(1, 2)
 
@@ -171,7 +172,7 @@ class LadderSide(Companion):
         for j, (tap, end) in enumerate(zip(self.taps, ends, strict=True)):
             rung = seen[tap].permute(0, 3, 1, 2)  # (B, h', w', C) -> (B, C, h', w')
             if tuple(rung.shape[2:]) != (h, w):
-                rung = F.adaptive_avg_pool2d(rung, (h, w))
+                rung = pool_to(rung, (h, w))
             rung = self.down[j](rung.flatten(2).transpose(1, 2))
             g = shares[j] * rung + (1 - shares[j]) * g
             for block in self.blocks[start:end]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.peft.base import Site, kaiming_uniform
-from semseg_automl.peft.companion import Companion, Guide, Outline, block_widths
+from semseg_automl.peft.companion import Companion, Guide, Outline, block_widths, pool_to
 
 LOW_SHARE = 0.25
 """Share of the spectrum, around its centre, that counts as low frequencies (the released configuration)."""
@@ -40,11 +40,34 @@ def high_frequencies(images: Tensor, low_share: float = LOW_SHARE) -> Tensor:
     """
     x = images if images.dtype == torch.float64 else images.float()
     h, w = x.shape[-2:]
+    if torch.jit.is_tracing():
+        half = (torch.as_tensor(h * w) * low_share).sqrt() // 2
+        return (x - _low_pass(x, *_low_terms(h, half), *_low_terms(w, half))).abs()
     half = int((h * w * low_share) ** 0.5 // 2)
     keep = x.new_ones(h, w)
     keep[max(0, h // 2 - half) : h // 2 + half, max(0, w // 2 - half) : w // 2 + half] = 0
     spectrum = torch.fft.fft2(x) * torch.fft.ifftshift(keep)
     return torch.fft.ifft2(spectrum).real.abs()
+
+
+def _low_terms(n: int, half: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part, (n, n) each, of the projection on frequencies -half to half - 1.
+
+    (1 / n) sum_k exp(2 pi i k (a - b) / n): for exporters, which know no Fourier transform of real pictures.
+    """
+    place = torch.arange(n)
+    angle = (place[:, None] * place[None] % n).float() * (2 * torch.pi / n)  # a k, k from 0
+    signed = torch.where(place < (n + 1) // 2, place, place - n)  # the same frequencies, from -n/2
+    keep = ((signed >= -half) & (signed < half)).float()
+    cosine, sine = angle.cos(), angle.sin()
+    real = (cosine * keep) @ cosine.t() + (sine * keep) @ sine.t()
+    imaginary = (sine * keep) @ cosine.t() - (cosine * keep) @ sine.t()
+    return real / n, imaginary / n
+
+
+def _low_pass(x: Tensor, real_h: Tensor, imag_h: Tensor, real_w: Tensor, imag_w: Tensor) -> Tensor:
+    """Real part of P_h x P_w^T for (B, 3, H, W)."""
+    return real_h @ x @ real_w.t() - imag_h @ x @ imag_w.t()
 
 
 class SAMAdapter(Companion):
@@ -103,7 +126,7 @@ class SAMAdapter(Companion):
                 return x
             size = (x.shape[1], x.shape[2])
             if size not in sizes:
-                small = F.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), size)
+                small = pool_to(features.permute(0, 3, 1, 2), size)
                 sizes[size] = small.permute(0, 2, 3, 1)  # (B, r, h, w) -> (B, h, w, r)
             return x + self.prompt(block, sizes[size]).to(x.dtype)
 

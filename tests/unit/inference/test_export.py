@@ -22,6 +22,7 @@ from semseg_automl.models.encoders.sam_vit import SamViTConfig, SamViTEncoder, b
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.base import AdapterLayer, block_diagonal
 from semseg_automl.peft.registry import ADAPTERS
+from semseg_automl.peft.sam_adapter import high_frequencies
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra [onnx]")
 THREE = LabelMap(problem_type="multiclass", names=("a", "b", "c"), values=(0, 1, 2))
@@ -151,3 +152,10 @@ def test_bicubic_matrix_is_torchs_interpolation(old: int, new: int) -> None:
 def test_block_diagonal_is_torchs() -> None:
     blocks = torch.randn(3, 4, 2)
     assert torch.equal(block_diagonal(blocks), torch.block_diag(*blocks))
+
+
+@pytest.mark.parametrize("size", [(96, 160), (128, 32), (50, 61)])
+def test_traced_high_frequencies_are_those_of_the_fourier_transform(size: tuple[int, int]) -> None:
+    recorded = torch.jit.trace(high_frequencies, (torch.randn(1, 3, 64, 96),), check_trace=False)
+    pictures = torch.randn(2, 3, *size)
+    torch.testing.assert_close(recorded(pictures), high_frequencies(pictures), atol=1e-4, rtol=0)
