@@ -164,7 +164,7 @@ def _search(session: Session, storage: optuna.storages.BaseStorage | None, *, re
         go_on(session, study, lambda _trial: True)  # this process holds the folder: no other trains
     else:
         enqueue_default(study, plan.config, plan.spaces)
-        if len(plan.rungs) > 1:
+        if len(plan.rungs) > 1 and settings.sampler is None:
             enqueue_portfolio(study, plan.config, plan.spaces, plan.trials)
     try:
         if plan.trials > 1 or session.outcome.best is None:

@@ -273,15 +273,26 @@ def report_to(trial: optuna.Trial, first: int = 0) -> Any:
     return report
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, score: float | None, *, pruned: bool = False) -> None:
-    """Close a trial: complete with its score, pruned, or failed (score None or NaN)."""
+def tell(study: optuna.Study, trial: optuna.Trial, score: float | None, *, pruned: bool = False) -> bool:
+    """Close a trial: complete with its score, pruned, or failed (score None or NaN).
+
+    Answers whether the sampler has more to try (one that goes over a grid comes to its end).
+    """
+    values: dict[str, Any] = {"values": score}
     if score is None or score != score:
-        study.tell(trial, state=TrialState.FAIL)
-        return
-    trial.set_user_attr(SCORE, score)
-    if pruned:
-        seen = study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        trial.report(score, max(seen, default=-1) + 1)  # which Optuna takes as the value
-        study.tell(trial, state=TrialState.PRUNED)
+        values = {"state": TrialState.FAIL}
     else:
-        study.tell(trial, score)
+        trial.set_user_attr(SCORE, score)
+        if pruned:
+            seen = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+            trial.report(score, max(seen, default=-1) + 1)  # which Optuna takes as the value
+            values = {"state": TrialState.PRUNED}
+    try:
+        study.tell(trial, **values)
+    except (RuntimeError, KeyError) as error:
+        # Study.stop, which samplers call, answers so outside of Study.optimize; and the grid sampler looks
+        # for its number in trials that were queued. Either way the trial is closed.
+        if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+            raise
+        return isinstance(error, KeyError)
+    return True

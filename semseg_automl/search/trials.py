@@ -45,14 +45,15 @@ def run_trials(session: Session, study: optuna.Study, worker: str = "main") -> N
     settings = session.request.tune or TuneSettings()
     first = len(chains_of(study.get_trials(deepcopy=False)))
     first = first if settings.num_trials is None else 0  # a number counts over all runs, time starts anew
-    tried = session.outcome.best is not None
+    tried, exhausted = session.outcome.best is not None, False
+    most = session.plan.trials + first
     while not (tried and session.stop()):
-        if not _next(session, study, settings, first, must=not tried):
+        if not _next(session, study, settings, 0 if exhausted else most, must=not tried):
             break
         tried = True
         trial, config = ask(study, session.plan.config, session.plan.spaces)
         trial.set_user_attr(WORKER, worker)
-        _train(session, study, trial, config)
+        exhausted |= not _train(session, study, trial, config)
         if _has_room_for_decoder_only(session, study):
             _decoder_only(session, study)
 
@@ -81,20 +82,20 @@ def _decoder_only(session: Session, study: optuna.Study) -> None:
     session.add(DECODER_ONLY, config, attempt)
 
 
-def _next(session: Session, study: optuna.Study, settings: TuneSettings, first: int, *, must: bool) -> bool:
+def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: int, *, must: bool) -> bool:
     """Queue what comes next, if nothing waits; False where nothing does or the time is too short for it.
 
-    ``must``: there is no model yet, so that the time is never too short.
+    ``most``: chains that are planned, 0 once the sampler has no more. ``must``: there is no model yet,
+    so that the time is never too short.
     """
     ends = session.plan.rungs
     chains = chains_of(study.get_trials(deepcopy=False))
-    wanted = session.plan.trials + first
     left = session.left() - session.plan.finish
     if not must and left < _ENOUGH * ends[0]:
         return False
     if any_waits(study):
         return True
-    draining = len(chains) >= wanted
+    draining = len(chains) >= most
     chain = promotable(chains, len(ends), draining=draining)
     if chain is not None:
         rung = len(chain.scores)
@@ -102,15 +103,15 @@ def _next(session: Session, study: optuna.Study, settings: TuneSettings, first: 
             return False
         thaw(study, chain)
         return True
-    if draining and settings.num_trials is not None:
+    if draining and (settings.num_trials is not None or not most):
         return False
     if settings.sampler is None and chains:
         propose(study, session.plan.spaces)
     return True
 
 
-def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: RunConfig) -> None:
-    """One trial: from where its chain was paused to the next rung."""
+def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: RunConfig) -> bool:
+    """One trial: from where its chain was paused to the next rung; whether there is more to try."""
     plan, job, root = session.plan, session.job, root_of(trial)
     chain = next(c for c in chains_of(study.get_trials(deepcopy=False)) if c.root == root)
     rung = len(chain.scores)
@@ -130,7 +131,7 @@ def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: R
         report=report_to(trial, reports + 1),
     )
     attempt = run_trial(job, hooks)
-    _record(session, study, trial, chain, attempt, config, top=rung + 1 >= len(plan.rungs))
+    return _record(session, study, trial, chain, attempt, config, top=rung + 1 >= len(plan.rungs))
 
 
 def _to_the_next_rung(ends: tuple[float, ...], rung: int, path: str | None) -> float:
@@ -153,18 +154,19 @@ def _record(
     config: RunConfig,
     *,
     top: bool,
-) -> None:
+) -> bool:
     """Tell the study first, with the row: what it knows is not trained again after a kill."""
     result = attempt.result
     trial.set_user_attr(ROW, row_of(chain.name, config, attempt).to_json())
     pruned = result is not None and result.state == "pruned"
     if pruned:
         trial.set_user_attr(PRUNED, True)
-    tell(study, trial, result.score if result else None, pruned=pruned or not top)
+    more = tell(study, trial, result.score if result else None, pruned=pruned or not top)
     session.add(chain.name, config, attempt)
     _LOG.info("%s: %s", chain.name, f"{result.score:.4f} ({result.state})" if result else attempt.reason)
     for callback in session.request.callbacks:
         callback(study, study.trials[trial.number])
+    return more
 
 
 def go_on(session: Session, study: optuna.Study, is_gone: Callable[[FrozenTrial], bool]) -> None:

@@ -21,6 +21,7 @@ from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Fingerprint, Probe
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.run import run_search
+from semseg_automl.search.space import Categorical
 from semseg_automl.search.trial import Attempt
 from semseg_automl.training import feature_store
 from semseg_automl.training.job import Hooks, ModelState, TrainJob, TrainResult
@@ -196,6 +197,18 @@ def test_pruned_trials_make_room_for_others_and_leave_the_finish_its_share(
     assert machine.given[-1] >= 0.5 * outcome.plan.finish
     states = [t.state.name for t in outcome.study.trials]
     assert states[0] == "COMPLETE" and set(states[1:]) == {"PRUNED"}
+
+
+def test_a_users_sampler_draws_all_but_the_default_until_it_has_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = TuneSettings(sampler=optuna.samplers.GridSampler({"rank": [2, 4, 16]}), pruner=None)
+    spaces = {"rank": Categorical(2, 4, 8, 16)}
+    machine = Machine([])
+    outcome, _ = search(machine, monkeypatch, 7200.0, tune=settings, spaces=spaces)
+    ranks = [t.params["rank"] for t in outcome.study.trials if "continues" not in t.user_attrs]
+    assert ranks[0] == 8 and sorted(ranks[1:]) == [2, 4, 16]
+    assert all(t.state.is_finished() for t in outcome.study.trials) and outcome.best is not None
 
 
 def test_without_a_search_one_model_gets_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
