@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from semseg_automl.core.log import get_logger
 from semseg_automl.search.outcome import row_of
@@ -31,7 +32,7 @@ def finish(session: Session) -> None:
     name, scoring = outcome.best_name, _SAFETY * best.predict_seconds * _pictures(session)
     if left < (4.0 * scoring if len(plan.rungs) > 1 else FINISH_SHARE * plan.rungs[-1]):
         return
-    job = _continued(session, best, left) if len(plan.rungs) > 1 else _restarted(session, best)
+    job = _continued(session, best, left) if _was_paused(session) else _restarted(session, best)
     before = best.train_seconds + best.val_seconds if job.init is None else 0.0
     hooks = session.hooks(f"{name}_finished", math.inf, reserve=scoring, report=None)
     attempt = run_trial(job, hooks)
@@ -42,6 +43,12 @@ def finish(session: Session) -> None:
         session.on_best(outcome)
     if attempt.result is not None:
         _average(session, job, [best, attempt.result], name, scoring)
+
+
+def _was_paused(session: Session) -> bool:
+    """Whether the best model can go on; its state may be missing, where the disk was full."""
+    path = session.files.checkpoint(session.outcome.best_name)
+    return len(session.plan.rungs) > 1 and (path is None or Path(path).is_file())
 
 
 def _pictures(session: Session) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from semseg_automl.core.config import ImageSize, RunConfig
 from semseg_automl.search.request import FitRequest
 from semseg_automl.search.rungs import ETA, MAX_RUNGS, chain_cost, rung_ends
-from semseg_automl.search.space import Space, default_space
+from semseg_automl.search.space import Categorical, Space, default_space
 
 STRIDE = 32
 MIN_SIDE, MAX_SIDE = 384, 1024
@@ -288,9 +288,12 @@ def _paused(
 
 
 def _may_pause(request: FitRequest) -> bool:
-    """Whether trials may be paused: the user has decided neither pruning nor schedule."""
-    tune = request.tune
-    return tune is not None and tune.pruner is None and not {"schedule", "warmup"} & request.given
+    """Whether trials may be paused: the user has decided neither pruning nor schedule, and their states
+    are small (not an encoder that is tuned whole)."""
+    tune, space = request.tune, request.spaces.get("adapter")
+    adapters = space.choices if isinstance(space, Categorical) else (request.config.adapter.adapter,)
+    free = tune is not None and tune.pruner is None and not {"schedule", "warmup"} & request.given
+    return free and "full" not in adapters
 
 
 def _plan_rungs(

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _LOG = get_logger("training")
 FORMAT = 1
+LARGEST = 2**30
+"""Bytes above which a state is not written (an encoder that is tuned whole): it would take too long."""
 _HEADER = "checkpoint"
 _PARTS = ("adapter", "head", "weights", "average", "optimizer", "noise")
 
@@ -106,6 +108,12 @@ class CheckpointFile:
 
     def __call__(self, coach: Coach, module: SegmentationModule, step: int) -> None:
         """Write the state of the run after ``step`` optimiser steps."""
+        size = 5 * sum(p.numel() * p.element_size() for p in module.average.parameters)
+        if size > LARGEST:
+            if not self._told:
+                _LOG.info("The run's state (%.1f GiB) is not kept: killed, it would start anew.", size / 2**30)
+            self._told = True
+            return
         try:
             write_checkpoint(capture(coach, module, step, self.job), Path(str(self.job.checkpoint)))
         except OSError as error:

@@ -109,7 +109,7 @@ def test_a_search_with_rungs_survives_kills_at_any_moment(textures: pd.DataFrame
 
 SEARCH = {
     "hyperparameters": {**SMALL, "max_epochs": 4},
-    "hyperparameter_tune_kwargs": {"num_trials": 4},
+    "hyperparameter_tune_kwargs": {"num_trials": 4, "pruner": optuna.pruners.NopPruner()},
 }
 
 

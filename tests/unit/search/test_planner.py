@@ -273,6 +273,8 @@ def test_rungs_are_longer_where_validation_is() -> None:
         {"hyper": {"schedule": "cosine"}},
         {"hyper": {"max_epochs": 30}},
         {"tune": TuneSettings(pruner=object())},
+        {"hyper": {"adapter": "full"}},  # its states are gigabytes
+        {"spaces": {"adapter": Categorical("lora", "full")}},
         {"tune": TuneSettings(num_trials=2)},  # not three: none could be left behind
     ],
 )

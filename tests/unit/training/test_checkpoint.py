@@ -138,6 +138,14 @@ def test_a_full_disk_ends_no_training(
     assert caplog.text.count("state can't be kept") == 1 and not os.listdir(tmp_path)
 
 
+def test_a_state_that_is_too_large_is_not_kept(
+    make_job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_file, "LARGEST", 1000)
+    result = train(make_job(max_steps=2, checkpoint=str(tmp_path / "state")))
+    assert result.steps == 2 and not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize("skip", [1, 2, 7])
 def test_batches_go_on_where_they_were(skip: int) -> None:
     def batches(n: int, **kwargs: int) -> list[Any]:
