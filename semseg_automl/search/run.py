@@ -50,9 +50,16 @@ def plan_fit(
     if start is None:
         probe = probe_speed(job, print_, budget.remaining())
         plan = make_plan(request, print_, probe, budget.remaining())
-        files.write_start(Start(config=plan.config, probe=probe, rungs=plan.rungs))
+        files.write_start(
+            Start(config=plan.config, probe=probe, rungs=plan.rungs, problem=_problem(request, job))
+        )
     else:
         probe = start.probe
+        if start.problem != _problem(request, job):
+            raise ConfigError(
+                f"resume=True: the fit that was cut short learned {start.problem}, now it is "
+                f"{_problem(request, job)}. Start in another folder."
+            )
         plan = make_plan(gone_on(request, start), print_, probe, budget.remaining())
         if len(start.rungs) > 1:
             plan = replace(plan, rungs=start.rungs, horizon=start.rungs[-1])
@@ -65,6 +72,11 @@ def plan_fit(
     if kept and request.folder is not None:
         job = replace(job, feature_cache=make_store_folder(request.folder))
     return plan, job
+
+
+def _problem(request: FitRequest, job: TrainJob) -> str:
+    names = "" if job.label_map is None else ", ".join(map(str, job.label_map.names))
+    return f"{request.eval_metric} of {names}"
 
 
 def gone_on(request: FitRequest, start: Start) -> FitRequest:

@@ -34,11 +34,15 @@ _TICK = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What the first run decided and a later one sticks to: scores must stay comparable."""
+    """What the first run decided and a later one sticks to: scores must stay comparable.
+
+    ``problem``: metric and classes in words.
+    """
 
     config: RunConfig
     probe: Probe
     rungs: tuple[float, ...] = (math.inf,)
+    problem: str = ""
 
 
 class RunFolder:
@@ -89,6 +93,7 @@ class RunFolder:
             config=RunConfig.from_json(stored["config"]),
             probe=Probe(**stored["probe"]),
             rungs=tuple(stored["rungs"]),
+            problem=stored["problem"],
         )
 
     def tick(self, seconds: float) -> None:

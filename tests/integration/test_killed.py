@@ -64,6 +64,8 @@ def test_one_model_goes_on_where_it_was(textures: pd.DataFrame, tmp_path: Path) 
     other = {**SMALL, "max_epochs": 120, "learning_rate": 0.5}
     with pytest.raises(ConfigError, match=r"learning_rate \(0.001 -> 0.5\)"):
         tiny(folder).fit(textures, resume=True, hyperparameters=other, hyperparameter_tune_kwargs=None)
+    with pytest.raises(ConfigError, match=r"learned mean_iou of .*, now it is dice of"):
+        tiny(folder, eval_metric="dice").fit(textures, resume=True, **ONE_MODEL)
     assert state_of(folder).step == killed.step  # a refused fit has cost nothing
 
     epochs = (killed.step + 10) * 4 / 10  # ten more steps: batches of 4 of 10 training pictures
