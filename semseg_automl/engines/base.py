@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from semseg_automl.search.budget import Budget, Interrupt
+from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Fingerprint
 from semseg_automl.search.request import FitRequest
-from semseg_automl.search.run import Outcome
 from semseg_automl.training.job import TrainJob
 
 

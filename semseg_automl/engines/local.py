@@ -7,9 +7,10 @@ from typing import Any
 
 from semseg_automl.engines.base import Engine
 from semseg_automl.search.budget import Budget, Interrupt
+from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Fingerprint
 from semseg_automl.search.request import FitRequest
-from semseg_automl.search.run import Outcome, run_search
+from semseg_automl.search.run import run_search
 from semseg_automl.training.job import TrainJob
 
 

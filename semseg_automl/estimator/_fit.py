@@ -22,10 +22,11 @@ from semseg_automl.models.choose import choose_backbone
 from semseg_automl.models.devices import DeviceChoice, pick_devices
 from semseg_automl.search.budget import Budget, Interrupt, catch_interrupt
 from semseg_automl.search.facts import fingerprint
+from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import DEFAULT_SEARCH_SECONDS
 from semseg_automl.search.progress import progress_bar
 from semseg_automl.search.request import FitRequest
-from semseg_automl.search.run import Outcome
+from semseg_automl.search.run_folder import RunFolder
 from semseg_automl.training.job import TrainJob
 
 if TYPE_CHECKING:
@@ -116,23 +117,22 @@ def _fit_into(
         folder=folder,
         config=request.config.replace(backbone=weights.name),
     )
-    earlier = Earlier.read(folder) if args.resume and _store.holds_model(folder) else None
-    if earlier is not None:
-        _check_same_problem(earlier, tables, problem.metric)
-        if earlier.is_finished(budget.limit, request.config.optim.max_epochs):
-            _LOG.info("Nothing is left to do: the model in %s is finished.", folder)
-            return earlier
-        budget = Budget(request.time_limit, started=args.started - earlier.seconds)
-    request, init = _start_from(args.init_from, earlier, tables, request, weights.name)
+    files = RunFolder(folder)
+    earlier = _earlier(args, problem)
+    epochs = request.config.optim.max_epochs
+    if earlier is not None and not files.is_open and earlier.is_finished(budget.limit, epochs):
+        _LOG.info("Nothing is left to do: the model in %s is finished.", folder)
+        return earlier
+    spent = max(files.seconds(), earlier.seconds if earlier is not None else 0.0)
+    if spent:
+        _LOG.info("Going on after %.0f s of earlier runs.", spent)
+        budget = Budget(request.time_limit, started=args.started - spent)
+    ended = earlier if earlier is not None and earlier.summary else None  # else of this very fit, killed
+    request, init = _start_from(args.init_from, ended, tables, request, weights.name)
     job = _job(request, problem, init)
     before = {"import": imported, "prepare": time.monotonic() - args.started - imported}
-    _LOG.info(
-        "Model folder: %s. Backbone: %s (%s). Device: %s.",
-        folder,
-        weights.name,
-        weights.source,
-        problem.devices,
-    )
+    where = f"{weights.name} ({weights.source}). Device: {problem.devices}"
+    _LOG.info("Model folder: %s. Backbone: %s.", folder, where)
     keeper = Keeper(
         folder=folder,
         tables=tables,
@@ -144,9 +144,22 @@ def _fit_into(
     stop = Interrupt()
     try:
         outcome = _run(request, job, tables, budget, keeper, args.engine, stop)
-        return keeper.close(outcome, before, budget.elapsed(), budget.limit)
+        fitted = keeper.close(outcome, before, budget.elapsed(), budget.limit)
+        files.close()
+        return fitted
     finally:
+        if not files.holds_state():  # nothing that resume=True could use
+            files.close()
         stop.deliver()
+
+
+def _earlier(args: FitArguments, problem: _Problem) -> Earlier | None:
+    """The model that an earlier run left in the folder, for ``resume=True``."""
+    if not args.resume or not _store.holds_model(problem.folder):
+        return None
+    earlier = Earlier.read(problem.folder)
+    _check_same_problem(earlier, problem.tables, problem.metric)
+    return earlier
 
 
 def _checked(seg: SemanticSegmentor, args: FitArguments) -> FitRequest:
@@ -224,6 +237,9 @@ def _run(
         outcome = ENGINES[engine].run(
             request, job, print_, budget, stop, on_best=keeper.keep, progress=progress
         )
+    if outcome.study is not None and outcome.best is not None and not stop.requested:
+        needed = 1.5 * outcome.best.predict_seconds * len(tables.val)
+        keeper.verify(job, budget.remaining, needed)
     if stop.requested:
         _LOG.warning("Interrupted: the best model so far is kept in %s.", keeper.folder)
     return outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from semseg_automl.estimator._tables import Tables
 from semseg_automl.estimator.baseline import NAME as BASELINE
 from semseg_automl.estimator.baseline import majority_row
 from semseg_automl.models.checkpoints import ResolvedWeights
-from semseg_automl.search.run import Outcome
+from semseg_automl.search.outcome import Outcome
+from semseg_automl.training.average import score_model
+from semseg_automl.training.job import Hooks, TrainJob
 
 _LOG = get_logger("estimator")
+_ROUNDING = 0.01  # between bfloat16 in training and float32 in prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ class Keeper:
     earlier: Earlier | None = None
     model: _store.Trained | None = None
     seconds: float = field(default=0.0)
+    score_stored: float | None = None
 
     def keep(self, outcome: Outcome) -> None:
         """Store the outcome's best model."""
@@ -82,7 +86,7 @@ class Keeper:
         best = outcome.best
         if best is None or outcome.best_config is None:
             return
-        if self.earlier is not None and not _better(best.score, self.earlier.model.score):
+        if not self._replaces_earlier(best.score):
             return
         info = {
             **self.facts,
@@ -105,9 +109,29 @@ class Keeper:
         _store.write(self.folder, self.model)
         self.seconds += time.perf_counter() - started
 
+    def verify(self, job: TrainJob, remaining: Callable[[], float], needed: float) -> None:
+        """Score the stored model on the validation pictures, read from its files, if there is the time.
+
+        In float32, as predictions are. A difference that rounding can't explain is told.
+        """
+        if self.model is None or remaining() < needed:
+            return
+        stored = _store.Trained.of_stored(read_model(self.folder))
+        job = replace(job, config=stored.config, init=stored.state, precision="32-true", checkpoint=None)
+        found = score_model(job, Hooks(remaining=remaining))
+        if not found.complete:
+            return
+        self.score_stored = found.score
+        if abs(found.score - self.model.score) > _ROUNDING:
+            _LOG.warning(
+                "The stored model scores %.4f on the validation pictures, %.4f when it was trained.",
+                found.score,
+                self.model.score,
+            )
+
     def close(self, outcome: Outcome, before: Mapping[str, float], total: float, limit: float) -> Fitted:
         """Add the baseline, write the summary and answer."""
-        number = 1 if self.earlier is None else self.earlier.summary.get("runs", 1) + 1
+        number = 1 + (self.earlier.summary.get("runs", 0) if self.earlier else 0)
         rows = [*self._earlier_rows(), *(_numbered(row, number) for row in outcome.rows)]
         tables = self.tables
         rows.append(majority_row(tables.val, tables.label_map, tables.scan, self.metric))
@@ -116,10 +140,13 @@ class Keeper:
             raise RuntimeError("a search that ended without an error has a best model")
         summary = self._summary(outcome, before, total) | {"runs": number, "n_models": len(rows) - 1}
         if self.model is None and self.earlier is not None:
+            summary["best_model"] = outcome.best_name
             of_model = ("best_model", "score_val", "metrics_val", "threshold", "state", "steps", "epochs")
             summary |= {k: v for k, v in self.earlier.summary.items() if k in of_model}
         else:
             summary["best_model"] = _numbered_name(outcome.best_name, number)
+        if self.score_stored is not None:
+            summary["score_stored"] = self.score_stored
         self._warn(outcome, total, limit)
         _store.write_summary(self.folder, rows, summary)
         _LOG.info(
@@ -131,6 +158,15 @@ class Keeper:
             self.folder,
         )
         return Fitted(model=model, folder=self.folder, rows=rows, summary=summary, study=outcome.study)
+
+    def _replaces_earlier(self, score: float) -> bool:
+        """A model without a summary is of this very run, which was killed: the same again is no worse."""
+        earlier = self.earlier
+        return (
+            earlier is None
+            or _better(score, earlier.model.score)
+            or (not earlier.summary and score == earlier.model.score)
+        )
 
     def _earlier_rows(self) -> list[ModelRow]:
         return [] if self.earlier is None else [row for row in self.earlier.rows if row.model != BASELINE]
@@ -150,6 +186,8 @@ class Keeper:
             "epochs": best.epochs,
             "precision": outcome.plan.precision,
             "history": [list(h) for h in best.history],
+            "progress": [list(point) for point in outcome.course],
+            "search": outcome.table,
             "parameters": {"trainable": best.n_trainable},
             "seconds": {
                 "total": total,

@@ -27,6 +27,7 @@ from semseg_automl.data.labels import LabelMap
 from semseg_automl.models.build import build_segmenter
 from semseg_automl.models.checkpoints import ResolvedWeights, resolve_weights
 from semseg_automl.models.segmenter import Segmenter
+from semseg_automl.search.run_folder import RunFolder
 from semseg_automl.training.job import ModelState, TrainResult
 
 SUMMARY = "fit_summary.json"
@@ -46,9 +47,10 @@ def choose_folder(path: str | os.PathLike[str] | None, *, resume: bool, is_clone
     """
     folder = Path(DEFAULT_ROOT) if path is None else Path(path).expanduser()
     fresh = path is None or is_clone
-    if not fresh and not resume and (holds_model(folder) or (folder / SUMMARY).exists()):
+    if not fresh and not resume and (holds_model(folder) or (folder / SUMMARY).exists() or cut_short(folder)):
+        what = "a model" if holds_model(folder) else "a fit that was cut short"
         raise ArtifactError(
-            f"path={str(folder)!r} already holds a model. Choose another folder, delete it, or pass "
+            f"path={str(folder)!r} already holds {what}. Choose another folder, delete it, or pass "
             "resume=True to go on from it."
         )
     try:
@@ -64,6 +66,11 @@ def choose_folder(path: str | os.PathLike[str] | None, *, resume: bool, is_clone
             f"path={str(folder)!r} can't be written: {error}. Pass path= with a folder you may write to."
         ) from error
     return folder
+
+
+def cut_short(folder: Path) -> bool:
+    """Whether a fit into this folder was killed after it had planned."""
+    return RunFolder(folder).is_open
 
 
 def _clone_names() -> Iterable[str]:

@@ -140,9 +140,10 @@ class SemanticSegmentor(BaseEstimator):
         num_workers : int or "auto"
             Processes that read pictures.
         storage : str, optional
-            Optuna storage URL of the search.
+            Optuna storage URL of the search, which is named after the folder; None: a file beside the model.
         resume : bool
-            Go on from the model that lies in ``path`` (fresh where there is none). ``time_limit`` then
+            Go on from the model that lies in ``path`` (fresh where there is none), or from the last
+            validation of a fit there that was killed, with the same hyperparameters. ``time_limit`` then
             counts all runs together; what is finished comes back at once, and nothing worse replaces it.
         init_from : path, optional
             A saved model whose adapter and head start the training.

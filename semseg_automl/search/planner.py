@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from semseg_automl.core.config import ImageSize, RunConfig
 from semseg_automl.search.request import FitRequest
-from semseg_automl.search.space import Space, default_space
+from semseg_automl.search.rungs import ETA, MAX_RUNGS, chain_cost, rung_ends
+from semseg_automl.search.space import Categorical, Space, default_space
 
 STRIDE = 32
 MIN_SIDE, MAX_SIDE = 384, 1024
@@ -40,6 +41,12 @@ last moment. leaf_disease, half of the usual time, two splits of its training ta
 with it, 0.526 and 0.614 without."""
 MAX_TRIALS = 20
 """Planned trials at most: where more would fit, each gets more time instead."""
+MAX_CHAINS = 40
+"""The same where trials are paused at rungs, and most of them end at the first one."""
+SHORTEST_RUNG, RUNG_VALIDATIONS = 20.0, 8.0
+"""A rung takes so many seconds at least (the network is built anew for each), and so many validations."""
+RUNG_WARMUP = 0.15
+"""Share of the first rung over which learning rates rise."""
 DEFAULT_SEARCH_SECONDS = 3600.0
 """Time limit of a search that was given none."""
 _TRAINING_SHARE = 0.85  # of the time, in training steps
@@ -74,8 +81,9 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be done. ``trials`` = 1 means no search. ``horizon`` is a trial's share of the
-    clock in seconds (inf without a limit), ``finish`` what is kept for continuing the best trial,
+    """What will be done. ``trials`` = 1 means no search of ``spaces``. ``horizon`` is a trial's share of the
+    clock in seconds (inf without a limit), ``rungs`` where on the way there it may be paused (seconds
+    of training, the last one is ``horizon``), ``finish`` what is kept for continuing the best trial,
     ``reserve`` for storing it; ``reasons`` says in plain words why."""
 
     config: RunConfig
@@ -87,6 +95,7 @@ class Plan:
     reserve: float
     finish: float
     reasons: tuple[str, ...]
+    rungs: tuple[float, ...] = (math.inf,)
 
 
 def side_of(size: ImageSize) -> int:
@@ -179,7 +188,8 @@ def make_plan(request: FitRequest, print_: Fingerprint, probe: Probe, remaining:
         shrunk = f"crops shrunk to {config.optim.small_scale}"
         reasons.append(f"the first {SMALL_SHARE:.0%} of a training on {shrunk}: more steps")
     sample = full * mean_cost(config.optim.small_share, config.optim.small_scale)
-    return _schedule(request, config, print_, probe, remaining, sample, reasons)
+    validation = print_.n_val * train_pixels(print_, side, None) * probe.predict_seconds_per_mpx
+    return _schedule(request, config, print_, probe, remaining, sample, validation, reasons)
 
 
 def starts_small(
@@ -210,23 +220,28 @@ def _schedule(
     probe: Probe,
     remaining: float,
     sample: float,
+    validation: float,
     reasons: list[str],
 ) -> Plan:
-    """Number of trials and steps, given the seconds that one training sample takes."""
-    batch = config.optim.batch_size
+    """Number of trials and steps, given the seconds that one training sample and one validation take."""
+    batch, most = config.optim.batch_size, config.optim.max_epochs * print_.n_train
     epochs_fixed = "max_epochs" in request.given or not math.isfinite(remaining)
-    epoch_steps = math.ceil(config.optim.max_epochs * print_.n_train / batch)
     spaces = dict(request.spaces) or default_space(config.adapter)
     spaces = {k: v for k, v in spaces.items() if k not in request.given}
-    samples = config.optim.max_epochs * print_.n_train if epochs_fixed else SEARCH_SAMPLES
-    trials = _n_trials(request, spaces, remaining, samples * sample)
+    trials = _n_trials(request, spaces, remaining, sample * (most if epochs_fixed else SEARCH_SAMPLES))
+    horizon = remaining if trials == 1 else (1.0 - request.finish_share) * remaining / trials
+    rungs: tuple[float, ...] = (horizon,)
+    if trials > 1 and not epochs_fixed and _may_pause(request):
+        seconds = (1.0 - request.finish_share) * remaining
+        trials, rungs = _plan_rungs(request, trials, seconds, horizon, validation)
+        horizon = rungs[-1]
     if trials == 1:
         reasons.append(f"1 model: {_why_no_search(request, spaces, remaining)}")
     else:
         reasons.append(f"up to {trials} trials over {', '.join(spaces)}, the default configuration first")
-    share = 1.0 if trials == 1 else (1.0 - request.finish_share) / trials
-    horizon = remaining * share if math.isfinite(remaining) else math.inf
-    max_steps = epoch_steps if epochs_fixed else MAX_STEPS
+    if len(rungs) > 1:
+        config = _paused(config, request.given, rungs, reasons)
+    max_steps = math.ceil(most / batch) if epochs_fixed else MAX_STEPS
     epochs = max_steps * batch / print_.n_train
     if math.isfinite(horizon):
         epochs = min(epochs, _TRAINING_SHARE * horizon / max(sample, 1e-6) / print_.n_train)
@@ -239,10 +254,11 @@ def _schedule(
         horizon=horizon,
         max_steps=max_steps,
         precision=probe.precision,
-        spaces=spaces if trials > 1 else {},
-        reserve=1.0,
+        spaces=spaces,
+        reserve=1.0 if trials == 1 else 1.0 + min(2.5 * validation, 0.05 * remaining),
         finish=request.finish_share * remaining if trials > 1 and math.isfinite(remaining) else 0.0,
         reasons=tuple(reasons),
+        rungs=rungs,
     )
 
 
@@ -255,7 +271,51 @@ def expected_epochs(plan: Plan, print_: Fingerprint, probe: Probe) -> float:
         pixels *= mean_cost(optim.small_share, optim.small_scale)
         seconds = pixels * probe.train_seconds_per_mpx * optim.batch_size
         steps = min(steps, _TRAINING_SHARE * plan.horizon / max(seconds, 1e-6))
-    return steps * optim.batch_size / print_.n_train * plan.trials
+    return steps * optim.batch_size / print_.n_train * plan.trials * chain_cost(len(plan.rungs))
+
+
+def _paused(
+    config: RunConfig, given: frozenset[str], rungs: tuple[float, ...], reasons: list[str]
+) -> RunConfig:
+    """The configuration of trials that are paused: at one rate and one size, so that rungs are comparable."""
+    ends = ", ".join(f"{end:.0f}" for end in rungs)
+    text = f"trials are paused after {ends} s, the best third goes on each time"
+    if config.optim.small_share and "small_share" not in given:
+        config = config.replace(small_share=0.0)
+        text += "; in a search, all of it at full size"
+    reasons.append(text)
+    return config.replace(schedule="wsd", warmup=RUNG_WARMUP)
+
+
+def _may_pause(request: FitRequest) -> bool:
+    """Whether trials may be paused: the user has decided neither pruning nor schedule, and their states
+    are small (not an encoder that is tuned whole)."""
+    tune, space = request.tune, request.spaces.get("adapter")
+    adapters = space.choices if isinstance(space, Categorical) else (request.config.adapter.adapter,)
+    free = tune is not None and tune.pruner is None and not {"schedule", "warmup"} & request.given
+    return free and "full" not in adapters
+
+
+def _plan_rungs(
+    request: FitRequest, trials: int, seconds: float, horizon: float, validation: float
+) -> tuple[int, tuple[float, ...]]:
+    """Number of trials and the ends of their rungs, to fill ``seconds``.
+
+    A wanted number of trials decides how long they are; else their length (``horizon``, at least a
+    decent training each) decides how many are started. As many rungs as leave one chain for the
+    last; where two would be too short, ``trials`` of them run to their end.
+    """
+    wanted = request.tune.num_trials if request.tune is not None else None
+    shortest = max(SHORTEST_RUNG, RUNG_VALIDATIONS * validation)
+    for n_rungs in range(MAX_RUNGS, 1, -1):
+        cost = chain_cost(n_rungs)
+        top = max(horizon, shortest * ETA ** (n_rungs - 1))
+        number = wanted or min(MAX_CHAINS, int(seconds / (cost * top)))
+        if number >= ETA ** (n_rungs - 1):
+            ends = rung_ends(seconds / (cost * number), shortest)
+            if len(ends) >= n_rungs:
+                return number, ends[-n_rungs:]
+    return trials, (horizon,)
 
 
 def _n_trials(request: FitRequest, spaces: dict[str, Space], remaining: float, trial: float) -> int:

@@ -46,8 +46,11 @@ def progress_bar(shown: bool, budget: Budget) -> Iterator[Callable[[Mapping[str,
 
 def describe(event: Mapping[str, Any], left: float) -> str:
     """The text behind the bar."""
-    score = float(event.get("score", math.nan))
+    scores = [float(event.get(name, math.nan)) for name in ("score", "best")]
+    score = max((s for s in scores if not math.isnan(s)), default=math.nan)
     parts = [f"step {int(event.get('step', 0))}", f"loss {float(event.get('loss', math.nan)):.3f}"]
+    if event.get("models"):
+        parts.insert(0, f"{int(event['models'])} before it")
     parts.append("best -" if math.isnan(score) else f"best {score:.4f}")
     if math.isfinite(left):
         parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")

@@ -1,17 +1,26 @@
-"""Optuna behind three verbs: open a study, ask for a configuration, tell a score."""
+"""Optuna behind a few verbs: open a study, ask for a configuration, tell a score, go on after a kill."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.search.request import TuneSettings
+from semseg_automl.search.rungs import BUSY, DROPPED, PAUSED, Chain
 from semseg_automl.search.space import Categorical, Int, Space
+
+ROOT, CONTINUES, REQUEUED = "root", "continues", "requeue_of"
+"""User attributes: number of a chain's first trial; of the trial that this one goes on with; of the one
+that it repeats because its process died."""
+SCORE, PRUNED, ROW, WORKER = "score", "pruned_for_good", "row", "worker"
+"""User attributes: score of the model that was kept (greater is better); the pruner ended the chain; its
+row of the leaderboard; the process that trains it."""
 
 
 @contextlib.contextmanager
@@ -25,15 +34,25 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def open_study(settings: TuneSettings, seed: int, storage: str | None, name: str) -> optuna.Study:
+def own_sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """TPE over all hyperparameters together; running trials count as bad, so that workers spread out."""
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=4, constant_liar=True)
+
+
+def open_study(
+    settings: TuneSettings, seed: int, storage: Any, name: str, *, paused: bool = False
+) -> optuna.Study:
     """Create or load a study that maximises the validation score.
 
-    TPE (multivariate) and a median pruner unless the user gives objects of their own.
+    TPE and a median pruner unless the user gives objects of their own; no pruner where trials are
+    ``paused`` at rungs. ``storage``: a URL, an Optuna storage or None (memory).
     """
-    sampler = settings.sampler or optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, n_startup_trials=4, constant_liar=False
+    sampler = settings.sampler or own_sampler(seed)
+    pruner = settings.pruner or (
+        optuna.pruners.NopPruner()
+        if paused
+        else optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
     )
-    pruner = settings.pruner or optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
     for given, kind in ((sampler, optuna.samplers.BaseSampler), (pruner, optuna.pruners.BasePruner)):
         if not isinstance(given, kind):
             raise ConfigError(f"hyperparameter_tune_kwargs: {given!r} is not an optuna {kind.__name__}.")
@@ -47,9 +66,58 @@ def open_study(settings: TuneSettings, seed: int, storage: str | None, name: str
     )
 
 
+def in_memory(study: optuna.Study) -> optuna.Study:
+    """A copy that needs no file: what ``study_`` is after a fit, wherever the folder goes."""
+    copy = optuna.create_study(
+        direction="maximize", sampler=study.sampler, pruner=study.pruner, study_name=study.study_name
+    )
+    copy.add_trials(study.get_trials(deepcopy=True))
+    for key, value in study.user_attrs.items():
+        copy.set_user_attr(key, value)
+    return copy
+
+
 def enqueue_default(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> None:
     """Make the default configuration the first trial, as far as it lies in the spaces."""
-    flat = config.flat()
+    _enqueue(study, config.flat(), spaces)
+
+
+PORTFOLIO: tuple[dict[str, float], ...] = (
+    {"learning_rate": 0.75, "decoder_learning_rate": 0.75},
+    {"learning_rate": 0.25, "decoder_learning_rate": 0.25, "rank": 0.75},
+)
+"""What is tried after the default and the library's own values, as places in the spaces (0 the lower
+end, 1 the upper one): a wrong learning rate costs more than anything else that is searched."""
+
+
+def enqueue_portfolio(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space], most: int) -> None:
+    """Queue the library's own values and the portfolio behind the default, ``most`` trials in all.
+
+    The same is not tried twice.
+    """
+    known_good = RunConfig().flat()
+    values = {**config.flat(), **{name: known_good[name] for name in spaces}}
+    _enqueue(study, values, spaces, most)
+    for places in PORTFOLIO:
+        changed = {n: place_in(spaces[n], p) for n, p in places.items() if n in spaces}
+        if changed:
+            _enqueue(study, values | changed, spaces, most)
+
+
+def place_in(space: Space, place: float) -> Any:
+    """The value at ``place`` (0..1) of a range (of its logarithm where that is searched) or of choices."""
+    if isinstance(space, Categorical):
+        return space.choices[min(len(space.choices) - 1, int(place * len(space.choices)))]
+    low, high = float(space.lower), float(space.upper)
+    value = low * (high / low) ** place if space.log else low + (high - low) * place
+    return round(value) if isinstance(space, Int) else value
+
+
+def _enqueue(
+    study: optuna.Study, flat: Mapping[str, Any], spaces: Mapping[str, Space], most: int = 1
+) -> None:
+    if len(study.get_trials(deepcopy=False)) >= most:
+        return
     values = {
         name: _as_told(flat[name], space) for name, space in spaces.items() if _inside(flat[name], space)
     }
@@ -65,9 +133,111 @@ def _inside(value: Any, space: Space) -> bool:
 def ask(
     study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]
 ) -> tuple[optuna.Trial, RunConfig]:
-    """Draw the next configuration."""
+    """The next trial: one that waits, or else a configuration from the study's sampler."""
     trial = study.ask()
     return trial, config.replace(**{name: _suggest(trial, name, space) for name, space in spaces.items()})
+
+
+def propose(study: optuna.Study, spaces: Mapping[str, Space]) -> None:
+    """Queue a configuration that the study's sampler draws from the chains, one trial each.
+
+    The earlier trials of a chain hold the same parameters with worse scores: a sampler that saw
+    them would take a configuration that did well for one that did badly, too. A paused chain counts
+    by its rung first, then by its score there (TPE ranks what was pruned in this order).
+    """
+    view = optuna.create_study(direction="maximize", sampler=study.sampler)
+    trials = study.get_trials(deepcopy=False)
+    for chain in chains_of(trials):
+        found = _as_seen(chain, trials)
+        if found is not None:
+            view.add_trial(found)
+    drawn = view.ask()
+    for name, space in spaces.items():
+        _suggest(drawn, name, space)
+    study.enqueue_trial(drawn.params)
+
+
+def _as_seen(chain: Chain, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """What a sampler sees of a chain: its latest result, or that it is running for the first time."""
+    if chain.last is None:
+        first = trials[chain.root]
+        return first if first.state == TrialState.RUNNING else None
+    trial = trials[chain.last]
+    if trial.state != TrialState.PRUNED or PRUNED in trial.user_attrs:
+        return trial
+    return optuna.trial.create_trial(
+        state=TrialState.PRUNED,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values={len(chain.scores): chain.scores[-1]},
+    )
+
+
+def any_waits(study: optuna.Study) -> bool:
+    """Whether a trial is queued."""
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+
+def thaw(study: optuna.Study, chain: Chain) -> None:
+    """Queue a trial that goes on with a paused chain."""
+    if chain.last is None:
+        raise RuntimeError("only what was paused is thawed")
+    _queue_again(study, study.get_trials(deepcopy=False)[chain.last], {CONTINUES: chain.last})
+
+
+def _queue_again(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+    fixed = trial.system_attrs.get("fixed_params", {})  # what was queued, where it had not begun to ask
+    study.enqueue_trial({**fixed, **trial.params}, user_attrs={ROOT: root_of(trial), **attributes})
+
+
+def root_of(trial: FrozenTrial | optuna.Trial) -> int:
+    """Number of the first trial of a trial's chain."""
+    return int(trial.user_attrs.get(ROOT, trial.number))
+
+
+def chains_of(trials: Sequence[FrozenTrial]) -> list[Chain]:
+    """The chains that have started, by their first trial's number."""
+    members: dict[int, list[FrozenTrial]] = {}
+    for trial in trials:
+        if trial.state != TrialState.WAITING or ROOT in trial.user_attrs:
+            members.setdefault(root_of(trial), []).append(trial)
+    return [_chain(root, members[root]) for root in sorted(members)]
+
+
+def _chain(root: int, trials: list[FrozenTrial]) -> Chain:
+    done = [t for t in trials if SCORE in t.user_attrs and t.state.is_finished()]
+    newest = trials[-1]
+    status = PAUSED if SCORE in newest.user_attrs else DROPPED
+    if not newest.state.is_finished():
+        status = BUSY
+    elif newest.user_attrs.get(PRUNED):
+        status = DROPPED
+    return Chain(
+        root=root,
+        scores=tuple(float(t.user_attrs[SCORE]) for t in done),
+        status=status,
+        last=done[-1].number if done else None,
+    )
+
+
+def requeue_stale(study: optuna.Study, is_gone: Any) -> list[int]:
+    """Fail the running trials whose process is gone, and queue each once more; returns their numbers.
+
+    ``is_gone(trial)`` tells. A trial that is itself a repetition is not repeated: whatever killed its
+    process twice would do so again.
+    """
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not is_gone(trial):
+            continue
+        try:
+            study.tell(trial.number, state=TrialState.FAIL)
+        except (RuntimeError, ValueError):  # another process was faster
+            continue
+        found.append(trial.number)
+        if REQUEUED not in trial.user_attrs:
+            _queue_again(study, trial, {REQUEUED: trial.number})
+    return found
 
 
 def _is_plain(space: Categorical) -> bool:
@@ -90,9 +260,9 @@ def _suggest(trial: optuna.Trial, name: str, space: Space) -> Any:
     return trial.suggest_float(name, space.lower, space.upper, log=space.log)
 
 
-def report_to(trial: optuna.Trial) -> Any:
-    """The ``report(step, score) -> stop`` callable of a trial; steps are counted in reports, from 0."""
-    count = 0
+def report_to(trial: optuna.Trial, first: int = 0) -> Any:
+    """The ``report(step, score) -> stop`` callable of a trial; reports are numbered from ``first``."""
+    count = first
 
     def report(_step: int, score: float) -> bool:
         nonlocal count
@@ -103,12 +273,26 @@ def report_to(trial: optuna.Trial) -> Any:
     return report
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, score: float | None, *, pruned: bool = False) -> None:
-    """Close a trial: complete with its score, pruned, or failed (score None)."""
-    state = optuna.trial.TrialState
+def tell(study: optuna.Study, trial: optuna.Trial, score: float | None, *, pruned: bool = False) -> bool:
+    """Close a trial: complete with its score, pruned, or failed (score None or NaN).
+
+    Answers whether the sampler has more to try (one that goes over a grid comes to its end).
+    """
+    values: dict[str, Any] = {"values": score}
     if score is None or score != score:
-        study.tell(trial, state=state.FAIL)
-    elif pruned:
-        study.tell(trial, state=state.PRUNED)
+        values = {"state": TrialState.FAIL}
     else:
-        study.tell(trial, score)
+        trial.set_user_attr(SCORE, score)
+        if pruned:
+            seen = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+            trial.report(score, max(seen, default=-1) + 1)  # which Optuna takes as the value
+            values = {"state": TrialState.PRUNED}
+    try:
+        study.tell(trial, **values)
+    except (RuntimeError, KeyError) as error:
+        # Study.stop, which samplers call, answers so outside of Study.optimize; and the grid sampler looks
+        # for its number in trials that were queued. Either way the trial is closed.
+        if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+            raise
+        return isinstance(error, KeyError)
+    return True

@@ -14,10 +14,19 @@ class EndlessBatches:
     border, so each has ``batch_size`` pictures, and sets smaller than a batch repeat (with other
     augmentation). Process ``rank`` of ``world`` takes its contiguous part of every batch, so the
     union over processes is the batch that one process alone would see; it comes in micro-batches.
+    The first ``skip`` batches are left out, for a run that goes on.
     """
 
     def __init__(
-        self, n: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, micro: int | None = None
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        micro: int | None = None,
+        skip: int = 0,
     ) -> None:
         if batch_size % world:
             raise ValueError(f"batch_size={batch_size} can't be shared evenly by {world} processes")
@@ -28,13 +37,14 @@ class EndlessBatches:
         self.start = rank * share
         self.share = share
         self.micro = min(micro or share, share)
+        self.skip = skip
 
     def _keys(self) -> Iterator[tuple[int, int]]:
-        epoch = 0
+        epoch, seen = divmod(self.skip * self.batch_size, self.n)
         while True:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
-            yield from ((epoch, int(i)) for i in order)
-            epoch += 1
+            yield from ((epoch, int(i)) for i in order[seen:])
+            epoch, seen = epoch + 1, 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         keys = self._keys()

@@ -7,14 +7,17 @@ import signal
 import statistics
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
+import torch
 from torch import Tensor
 
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.dataset import SegmentationDataset
 from semseg_automl.training.agreement import GO_ON, NAN, agree
+from semseg_automl.training.checkpoint import Checkpoint
 from semseg_automl.training.job import Hooks, ModelState
 from semseg_automl.training.module import SegmentationModule
 from semseg_automl.training.select import is_higher, replaces
@@ -33,16 +36,20 @@ class Pacer:
 
     ``max_steps`` may be None only where ``remaining`` is finite. Clocks differ between processes that
     train together, so there ``agreed`` holds rank 0's fraction after the latest step, and the
-    learning rate follows that.
+    learning rate follows that. A run that goes on has ``spent`` seconds behind it.
     """
 
-    def __init__(self, hooks: Hooks, max_steps: int | None) -> None:
+    def __init__(self, hooks: Hooks, max_steps: int | None, spent: float = 0.0) -> None:
         self.hooks = hooks
         self.max_steps = max_steps
-        self.started = time.perf_counter()
-        self.total = hooks.remaining()
+        self.started = time.perf_counter() - spent
+        self.total = hooks.remaining() + spent
         self.reserve = 0.0  # seconds kept for the last validation
         self.agreed: float | None = None
+
+    def seconds(self) -> float:
+        """Wall clock since the run's start."""
+        return time.perf_counter() - self.started
 
     def fraction(self, step: int) -> float:
         """0 at the start, 1 where the run must end; ``step`` counts optimiser steps done."""
@@ -52,7 +59,7 @@ class Pacer:
         """As :meth:`fraction`, by this process's own clock."""
         by_steps = step / self.max_steps if self.max_steps else 0.0
         usable = self.total - self.reserve
-        by_clock = (time.perf_counter() - self.started) / usable if usable > 0 else 1.0
+        by_clock = self.seconds() / usable if usable > 0 else 1.0
         return min(1.0, max(by_steps, by_clock if math.isfinite(self.total) else 0.0))
 
 
@@ -62,6 +69,8 @@ class Coach(lightning.Callback):
     Validations are spread over the run so that they take about a tenth of it; the last one
     always happens after the last step. Only the weight average is scored and kept; which one, the
     rule in ``training.select`` decides.
+
+    ``keep(coach, module, step)`` is called after each validation, when the raw weights are back in place.
 
     Of ``world`` processes rank 0 validates, looks at the clock and decides; the others follow its
     verdict, which all get after the same step.
@@ -78,8 +87,10 @@ class Coach(lightning.Callback):
         mirror: bool = False,
         rank: int = 0,
         world: int = 1,
+        keep: Callable[[Coach, SegmentationModule, int], None] | None = None,
     ) -> None:
         self.mirror = mirror
+        self.keep = keep
         self.dataset = dataset
         self.pacer = pacer
         self.hooks = hooks
@@ -98,6 +109,9 @@ class Coach(lightning.Callback):
         self.val_cost = 0.0  # of the latest complete pass
         self._next = math.nan
         self._last_step = -1
+        self._first_step = 0
+        self._train_seconds_before = 0.0
+        self._noise: Mapping[str, Tensor] = {}
         self.micro_batch = 1
         self.batch_size = 1
         self.accumulate = 1
@@ -105,6 +119,26 @@ class Coach(lightning.Callback):
         self.fault = "another process met a loss that is not finite"
         self._tick = time.perf_counter()
         self._seen = 0
+
+    def go_on_from(self, start: Checkpoint) -> None:
+        """Take over what an earlier part of this run has seen; call before training starts."""
+        self.best, self.best_state, self.peak = start.best, start.model, start.peak
+        self.history = list(start.history)
+        self.val_seconds, self.val_cost = start.val_seconds, start.val_cost
+        self.pacer.reserve = 1.1 * start.val_cost
+        self._train_seconds_before = start.train_seconds
+        self._first_step = self._last_step = self._seen = start.step
+        if self.rank == 0:
+            self._noise = start.noise
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds in training steps."""
+        return self._train_seconds_before + sum(self.step_seconds)
+
+    def steps(self, trainer: Any) -> int:
+        """Optimiser steps of the run so far, those before it was interrupted included."""
+        return self._first_step + int(trainer.global_step)
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Start the step clock; take SIGTERM back from Lightning, which would leave without a model."""
@@ -116,8 +150,13 @@ class Coach(lightning.Callback):
         self._tick = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        """Time the wait for this batch."""
+        """Time the wait for this batch; before the first one of a run that goes on its noise goes on, too."""
         self.wait_seconds += time.perf_counter() - self._tick
+        if "cpu" in self._noise:
+            torch.random.set_rng_state(self._noise["cpu"])
+        if "cuda" in self._noise and module.device.type == "cuda":
+            torch.cuda.set_rng_state(self._noise["cuda"], module.device)
+        self._noise = {}
 
     @property
     def data_share(self) -> float:
@@ -128,7 +167,7 @@ class Coach(lightning.Callback):
         """After each micro-batch: time it; after each optimiser step: decide what comes next."""
         now = time.perf_counter()
         self.step_seconds.append(now - self._tick)
-        step = trainer.global_step
+        step = self.steps(trainer)
         if step != self._seen:
             self._seen = step
             self._after_step(trainer, module, step)
@@ -204,7 +243,8 @@ class Coach(lightning.Callback):
     def _due(self) -> float:
         """Fraction of the run at which the next validation is due."""
         if math.isnan(self._next):
-            self._next = self._interval()
+            done = self.pacer.now(self._first_step) if self._first_step else 0.0
+            self._next = min(1.0, done + self._interval())
         return self._next
 
     def _interval(self) -> float:
@@ -242,14 +282,16 @@ class Coach(lightning.Callback):
         if result.complete:
             self.val_cost = result.seconds
             self.pacer.reserve = 1.1 * result.seconds
-        self.history.append((step, time.perf_counter() - self.pacer.started, result.score))
+        self.history.append((step, self.pacer.seconds(), result.score))
         self._last_step = step
         self._next = min(1.0, self.pacer.now(step) + self._interval())
+        if self.keep is not None:
+            self.keep(self, module, step)
         _LOG.debug("step %d: %s %.4f (%.1f s)", step, self.eval_metric, result.score, result.seconds)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """The last validation, unless the last step was validated or pruned; the others wait for it."""
-        step = trainer.global_step
+        step = self.steps(trainer)
         enough = self.best is not None and (self.state == "pruned" or self.hooks.urgent())
         try:
             if self.rank == 0 and self._last_step != step and not enough:

@@ -27,6 +27,7 @@ from semseg_automl.models.devices import flushed_denormals, peak_memory_mb, prep
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.training.batches import EndlessBatches, largest_micro_batch
 from semseg_automl.training.callbacks import Coach, Pacer
+from semseg_automl.training.checkpoint import Checkpoint, CheckpointFile, find_checkpoint
 from semseg_automl.training.feature_cache import attach_cache, forms
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.module import SegmentationModule
@@ -135,7 +136,8 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
       mean over processes (of the gradients, too);
     - the means over pixels (cross-entropy) and over the batch (soft Dice).
     """
-    started = time.perf_counter()
+    start = find_checkpoint(job)
+    started = time.perf_counter() - (start.seconds if start else 0.0)
     if job.accelerator == "cpu":
         prepare_cpu()
     train_set, val_set = make_datasets(job, world)
@@ -147,26 +149,18 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
         _LOG.info("Parameters: %s.", parts)
     optim = job.config.optim
     max_steps = job.max_steps or math.ceil(optim.max_epochs * len(train_set) / optim.batch_size)
-    pacer = Pacer(hooks, max_steps)
-    module = SegmentationModule(
-        segmenter, job.config, job.label_map.problem_type, pacer.fraction, weights_of(job), world=world
-    )
-    coach = Coach(
-        val_set,
-        pacer,
-        hooks,
-        eval_metric=job.eval_metric,
-        precision=job.precision,
-        mirror=job.tta,
-        rank=rank,
-        world=world,
-    )
-    micro = micro_batch(job, world)
-    coach.micro_batch, coach.batch_size = micro, optim.batch_size
+    pacer = Pacer(hooks, max_steps, start.seconds if start else 0.0)
+    module = _module(job, segmenter, pacer, world, start)
+    coach = _coach(job, val_set, pacer, hooks, rank, world)
+    if start is not None:
+        coach.go_on_from(start)
+        if _nothing_fits(start, hooks, max_steps, world):
+            coach.state = "finished" if start.step >= max_steps else "time"
+            return None if rank else _result(job, coach, module, start.step, start.seconds)
     with quiet_lightning(), seeded_noise(job, rank):
-        trainer = _trainer(job, coach, max_steps, optim.batch_size // world // micro, world)
+        trainer = _trainer(job, coach, max_steps - module.first_step, world)
         try:
-            trainer.fit(module, train_dataloaders=_loader(job, train_set, rank, world))
+            trainer.fit(module, train_dataloaders=_loader(job, train_set, rank, world, module.first_step))
         except FloatingPointError as error:
             if rank == 0 and coach.best_state is None:
                 raise TrainingError(f"Training stopped: {error}.") from error
@@ -176,13 +170,53 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
-    if rank == 0:
-        _LOG.info("Waiting for pictures: %.1f %% of the steps.", 100.0 * coach.data_share)
     if features is not None:
         _LOG.info("Feature cache: %d pictures read, %d computed.", features.read, features.computed)
     if rank:
         return None
-    return _result(job, coach, module, trainer.global_step, time.perf_counter() - started)
+    _LOG.info("Waiting for pictures: %.1f %% of the steps.", 100.0 * coach.data_share)
+    return _result(job, coach, module, coach.steps(trainer), time.perf_counter() - started)
+
+
+def _module(
+    job: TrainJob, segmenter: Segmenter, pacer: Pacer, world: int, start: Checkpoint | None
+) -> SegmentationModule:
+    return SegmentationModule(
+        segmenter,
+        job.config,
+        job.label_map.problem_type,
+        pacer.fraction,
+        weights_of(job),
+        world=world,
+        start=start,
+        decay=job.decay,
+    )
+
+
+def _coach(
+    job: TrainJob, val_set: SegmentationDataset, pacer: Pacer, hooks: Hooks, rank: int, world: int
+) -> Coach:
+    coach = Coach(
+        val_set,
+        pacer,
+        hooks,
+        eval_metric=job.eval_metric,
+        precision=job.precision,
+        mirror=job.tta,
+        rank=rank,
+        world=world,
+        keep=None if job.checkpoint is None else CheckpointFile(job),
+    )
+    coach.micro_batch, coach.batch_size = micro_batch(job, world), job.config.optim.batch_size
+    return coach
+
+
+def _nothing_fits(start: Checkpoint, hooks: Hooks, max_steps: int, world: int) -> bool:
+    """Whether a run that goes on is at its end: its steps are done, or not even a validation fits.
+
+    Processes that train together have clocks of their own, and may only agree on the steps.
+    """
+    return start.step >= max_steps or (world == 1 and hooks.remaining() <= 1.1 * start.val_cost)
 
 
 def weights_of(job: TrainJob) -> tuple[float, ...] | None:
@@ -202,7 +236,9 @@ def micro_batch(job: TrainJob, world: int = 1) -> int:
     )
 
 
-def _loader(job: TrainJob, train_set: SegmentationDataset, rank: int, world: int) -> DataLoader:
+def _loader(
+    job: TrainJob, train_set: SegmentationDataset, rank: int, world: int, first_step: int
+) -> DataLoader:
     batches = EndlessBatches(
         len(train_set),
         job.config.optim.batch_size,
@@ -210,6 +246,7 @@ def _loader(job: TrainJob, train_set: SegmentationDataset, rank: int, world: int
         rank=rank,
         world=world,
         micro=micro_batch(job, world),
+        skip=first_step,
     )
     return DataLoader(
         train_set,
@@ -221,7 +258,7 @@ def _loader(job: TrainJob, train_set: SegmentationDataset, rank: int, world: int
     )
 
 
-def _trainer(job: TrainJob, coach: Coach, max_steps: int, accumulate: int, world: int) -> lightning.Trainer:
+def _trainer(job: TrainJob, coach: Coach, max_steps: int, world: int) -> lightning.Trainer:
     precision: Any = job.precision  # Lightning wants one of its literals
     kind = {"cuda": "gpu"}.get(job.accelerator, job.accelerator)
     settings: dict[str, Any] = {"devices": 1 if kind != "gpu" else list(job.device_ids[:1])}
@@ -242,7 +279,7 @@ def _trainer(job: TrainJob, coach: Coach, max_steps: int, accumulate: int, world
         precision=precision,
         max_steps=max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=accumulate,
+        accumulate_grad_batches=job.config.optim.batch_size // world // micro_batch(job, world),
         gradient_clip_val=job.config.optim.gradient_clip or None,
         callbacks=[coach],
         use_distributed_sampler=False,
@@ -270,7 +307,7 @@ def _result(
         steps=steps,
         epochs=steps * job.config.optim.batch_size / len(job.train),
         seconds=seconds,
-        train_seconds=sum(coach.step_seconds),
+        train_seconds=coach.train_seconds,
         val_seconds=coach.val_seconds,
         seconds_per_step=coach.seconds_per_step,
         predict_seconds=best.seconds / max(1, best.pictures),

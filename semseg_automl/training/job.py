@@ -32,6 +32,9 @@ class TrainJob:
     ``metrics.registry``. ``init`` starts from trained tensors instead of the backbone's. ``tta``:
     validate as prediction will be, averaged with the mirrored picture. ``feature_cache``: folder of
     the frozen features that jobs share (``training.feature_cache``); None computes them every time.
+    ``checkpoint``: a file that the run's state is written to after each validation; a run that finds
+    one there goes on from it.
+    ``decay``: share of the run, at its end, over which the schedule "wsd" falls to 0; None: its own.
     """
 
     config: RunConfig
@@ -52,6 +55,8 @@ class TrainJob:
     class_weights: tuple[float, ...] | None = None
     tta: bool = False
     feature_cache: str | None = None
+    checkpoint: str | None = None
+    decay: float | None = None
 
 
 def _never(_step: int, _score: float) -> bool:

@@ -18,7 +18,13 @@ from semseg_automl.models.decoder import MaskClassificationHead
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.inject import collect_balance_loss
 from semseg_automl.peft.state import fast_parameters
-from semseg_automl.training.optim import WeightAverage, build_optimizer, learning_rate_factor
+from semseg_automl.training.checkpoint import Checkpoint, trained_names
+from semseg_automl.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    learning_rate_factor,
+    load_optimizer_tensors,
+)
 from semseg_automl.training.progressive import shrink
 
 BALANCE_WEIGHTS = {"binary": 1.0, "multiclass": 2.0}  # Zhong et al., ICLR 2024
@@ -43,6 +49,10 @@ class SegmentationModule(lightning.LightningModule):
         Number of processes that train together. Alone, a loss that is not finite raises before it
         reaches the weights; together, where raising would leave the others waiting, it shows in
         ``last_loss`` (and, through the summed gradients, in every process's weights).
+    start
+        The state that the run goes on from, or None.
+    decay
+        See ``TrainJob``.
 
     Notes
     -----
@@ -60,6 +70,8 @@ class SegmentationModule(lightning.LightningModule):
         class_weights: tuple[float, ...] | None = None,
         *,
         world: int = 1,
+        start: Checkpoint | None = None,
+        decay: float | None = None,
     ) -> None:
         super().__init__()
         self.world = world
@@ -72,11 +84,29 @@ class SegmentationModule(lightning.LightningModule):
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
         self.average = WeightAverage(segmenter.trainable_parameters(), config.optim.ema_decay)
         self.last_loss = math.nan
+        self.start = start
+        self.decay = decay
+        self.first_step = 0
+        if start is not None:
+            self._go_on_from(start)
+
+    def _go_on_from(self, start: Checkpoint) -> None:
+        names = trained_names(self)
+        with torch.no_grad():
+            for name, parameter in zip(names, self.average.parameters, strict=True):
+                parameter.copy_(start.weights[name])
+        self.average.load([start.average[name] for name in names], start.updates)
+        self.first_step = start.step
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run so far, those before it was interrupted included."""
+        return self.first_step + int(self.global_step)
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
         """Task loss at the mask's resolution plus the weighted balance loss of the adapters."""
         image, mask = batch["image"], batch["mask"]
-        if self.fraction(self.global_step) < self.config.optim.small_share:
+        if self.fraction(self.steps) < self.config.optim.small_share:
             image, mask = shrink(image, mask, self.config.optim.small_scale)
         loss = self.task_loss(image, mask)
         balance = collect_balance_loss(self.segmenter.adapters)
@@ -84,7 +114,7 @@ class SegmentationModule(lightning.LightningModule):
         both = torch.stack([loss.detach(), total.detach()]).tolist()  # one wait for the device
         self.last_loss = both[0] if math.isfinite(both[1]) else both[1]
         if self.world == 1 and not math.isfinite(self.last_loss):
-            raise FloatingPointError(f"the loss is {self.last_loss} at step {self.global_step}")
+            raise FloatingPointError(f"the loss is {self.last_loss} at step {self.steps}")
         return total
 
     def task_loss(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -104,16 +134,19 @@ class SegmentationModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adapter and head in groups of their own."""
-        return build_optimizer(
+        optimizer = build_optimizer(
             self.segmenter.adapter_parameters(),
             self.segmenter.head_parameters(),
             self.config.optim,
             fast=fast_parameters(self.segmenter.encoder),
         )
+        if self.start is not None:
+            load_optimizer_tensors(optimizer, self.start.optimizer)
+        return optimizer
 
     def optimizer_step(self, _epoch: int, _batch: int, optimizer: Any, closure: Any = None) -> None:
         """Set the learning rates from the run's fraction, step, update the weight average."""
-        factor = learning_rate_factor(self.fraction(self.global_step), self.config.optim)
+        factor = learning_rate_factor(self.fraction(self.steps), self.config.optim, self.decay)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         optimizer.step(closure=closure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,9 +24,12 @@ def cosine(fraction: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * fraction))
 
 
-def warmup_stable_decay(fraction: float) -> float:
-    """Constant, then linear to 0 over the last 40 % (Hu et al., MiniCPM, 2024)."""
-    return 1.0 if fraction < 0.6 else (1.0 - fraction) / 0.4
+def warmup_stable_decay(fraction: float, decay: float = 0.4) -> float:
+    """Constant, then linear to 0 over the last share ``decay`` of the run (Hu et al., MiniCPM, 2024).
+
+    With ``decay=0`` it stays constant: the run is paused before its decay begins.
+    """
+    return 1.0 if fraction <= 1.0 - decay else (1.0 - fraction) / decay
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -36,16 +39,19 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def learning_rate_factor(fraction: float, config: OptimConfig) -> float:
+def learning_rate_factor(fraction: float, config: OptimConfig, decay: float | None = None) -> float:
     """Factor on every peak learning rate at ``fraction`` (0..1) of the run.
 
     Linear warm-up over the first ``config.warmup`` of the run, then the schedule. Never below
-    0.001, so that the last steps before a deadline are not wasted.
+    0.001, so that the last steps before a deadline are not wasted. ``decay`` is that of "wsd"; None:
+    its own.
     """
     if config.schedule not in SCHEDULES:
         raise unknown_name("schedule", config.schedule, SCHEDULES)
     fraction = min(max(fraction, 0.0), 1.0)
     ramp = min(1.0, (fraction + 1e-4) / config.warmup) if config.warmup > 0 else 1.0
+    if config.schedule == "wsd" and decay is not None:
+        return max(1e-3, ramp * warmup_stable_decay(fraction, decay))
     return max(1e-3, ramp * SCHEDULES[config.schedule](fraction))
 
 
@@ -81,6 +87,25 @@ def build_optimizer(
     return OPTIMIZERS[config.optimizer](groups, **kwargs)
 
 
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's own tensors (moments, counts) under "<parameter's number>/<name>"."""
+    return {
+        f"{number}/{name}": value
+        for number, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of :func:`optimizer_tensors`; rates and decay stay the optimiser's own."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
 class WeightAverage:
     """Exponential moving average of the trainable tensors, with a warm start.
 
@@ -108,6 +133,11 @@ class WeightAverage:
         for i, parameter in enumerate(self.parameters):
             if self.average[i].device != parameter.device:
                 self.average[i] = self.average[i].to(parameter.device)
+
+    def load(self, average: Iterable[Tensor], updates: int) -> None:
+        """Go on from an average made earlier, in the order of the parameters."""
+        self.average = [a.to(p.device) for a, p in zip(average, self.parameters, strict=True)]
+        self.updates = updates
 
     @torch.no_grad()
     def swap_in(self) -> None:

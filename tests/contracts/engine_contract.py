@@ -20,8 +20,8 @@ from semseg_automl.engines.base import Engine
 from semseg_automl.models.checkpoints import resolve_weights
 from semseg_automl.search.budget import Budget, Interrupt
 from semseg_automl.search.facts import fingerprint
+from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.request import FitRequest, TuneSettings
-from semseg_automl.search.run import Outcome
 from semseg_automl.training.job import TrainJob
 
 SMALL = {"image_size": 64, "num_experts": 2, "max_epochs": 1, "backbone": "sam_tiny"}

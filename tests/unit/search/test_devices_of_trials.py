@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from semseg_automl.core.config import RunConfig
-from semseg_automl.search import run
+from semseg_automl.search import trials
 from semseg_automl.search.budget import Budget, Interrupt
+from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.request import FitRequest, TuneSettings
+from semseg_automl.search.run_folder import RunFolder
+from semseg_automl.search.session import Session
 from semseg_automl.search.space import Int
+from semseg_automl.search.study import open_study, quiet_optuna
 from semseg_automl.search.trial import Attempt, _remedy
 from semseg_automl.training.job import TrainJob
 
@@ -30,14 +34,27 @@ def test_trials_run_on_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append(job.device_ids)
         return Attempt(result=None, reason="for the test", seconds=0.0)
 
-    monkeypatch.setattr(run, "run_trial", run_trial)
+    monkeypatch.setattr(trials, "run_trial", run_trial)
     plan: Any = SimpleNamespace(
-        config=RunConfig(), spaces={"rank": Int(2, 4)}, trials=2, horizon=math.inf, reserve=0.0, finish=0.0
+        config=RunConfig(),
+        spaces={"rank": Int(2, 4)},
+        trials=2,
+        rungs=(math.inf,),
+        reserve=0.0,
+        finish=0.0,
     )
-    request = FitRequest(config=RunConfig(), tune=TuneSettings(num_trials=2))
-    run._search(
-        request, _job(), Budget(None), Interrupt(), run.Outcome(plan=plan), lambda _o: None, lambda _e: None
+    session = Session(
+        request=FitRequest(config=RunConfig(), tune=TuneSettings(num_trials=2)),
+        job=_job(),
+        budget=Budget(None),
+        stop=Interrupt(),
+        files=RunFolder(None),
+        outcome=Outcome(plan=plan),
+        on_best=lambda _outcome: None,
+        progress=lambda _event: None,
     )
+    with quiet_optuna():
+        trials.run_trials(session, open_study(TuneSettings(), 0, None, "test"))
     assert seen == [(2,), (2,)]
 
 

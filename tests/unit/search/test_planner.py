@@ -12,11 +12,14 @@ from semseg_automl.core.config import RunConfig
 from semseg_automl.search.planner import (
     LEAST_SAMPLES,
     LEAST_SIDE,
+    MAX_CHAINS,
     MAX_CROP,
     MAX_SIDE,
     MAX_STEPS,
     MAX_TRIALS,
     MIN_SIDE,
+    RUNG_VALIDATIONS,
+    SHORTEST_RUNG,
     SMALL_SHARE,
     STRIDE,
     THIN_SAMPLES,
@@ -32,6 +35,7 @@ from semseg_automl.search.planner import (
     train_pixels,
 )
 from semseg_automl.search.request import FitRequest, TuneSettings
+from semseg_automl.search.rungs import ETA, chain_cost
 from semseg_automl.search.space import Categorical, Real
 
 FACTS = Fingerprint(n_train=400, n_val=60, height=288, width=384, n_classes=2, foreground=0.1, thinness=0.01)
@@ -63,9 +67,11 @@ def test_every_plan_is_possible(facts: Fingerprint, probe: Probe, seconds: float
     assert h % STRIDE == w % STRIDE == 0 and max(h, w) <= min(MAX_CROP, side(found) + STRIDE)
     assert found.max_steps >= 1 and found.trials >= 1 and found.reasons
     assert found.precision == probe.precision
-    assert found.horizon * found.trials + found.finish <= seconds + 1e-6 or seconds == math.inf
+    cost = chain_cost(len(found.rungs)) * found.horizon * found.trials
+    assert cost + found.finish <= seconds * (1 + 1e-9) + 1e-6 or seconds == math.inf
     assert found == plan(facts, probe, seconds)  # pure
-    assert bool(found.spaces) == (found.trials > 1)
+    assert found.rungs[-1] == found.horizon and list(found.rungs) == sorted(found.rungs)
+    assert found.trials >= ETA ** (len(found.rungs) - 1)  # or none would reach the last rung
 
 
 def test_tiny_set() -> None:
@@ -96,11 +102,11 @@ def test_short_limit() -> None:
 
 def test_long_limit_on_a_fast_machine_is_a_search_with_room_to_finish() -> None:
     found = plan(probe=GPU, seconds=600.0)
-    assert 2 <= found.trials <= MAX_TRIALS and set(found.spaces) == {"rank", "num_experts", "learning_rate"}
+    assert 2 <= found.trials <= MAX_CHAINS and set(found.spaces) == {"rank", "num_experts", "learning_rate"}
     assert found.finish == pytest.approx(0.15 * 600) and found.horizon == pytest.approx(
-        0.85 * 600 / found.trials
+        0.85 * 600 / found.trials / chain_cost(len(found.rungs))
     )
-    assert plan(probe=GPU, seconds=1e6).trials == MAX_TRIALS
+    assert plan(probe=GPU, seconds=1e6).trials == MAX_CHAINS
     assert plan(probe=GPU, seconds=600.0, finish_share=0.3).finish == pytest.approx(180.0)
 
 
@@ -220,3 +226,64 @@ def test_mean_cost_is_time_over_samples() -> None:
     # 10 s, a sample takes 1 s at full size and 0.25 s at half: 6 s of small ones, 4 s of full ones
     assert mean_cost(0.6, 0.5) == pytest.approx(10 / (6 / 0.25 + 4 / 1))
     assert mean_cost(0.0, 0.5) == 1.0
+
+
+RARE = replace(FACTS, n_classes=12, foreground=0.001)
+THICK = replace(FACTS, thinness=0.06)
+MINUTE, NIGHT = 60.0, 8 * 3600.0
+
+
+@pytest.mark.parametrize(
+    ("facts", "probe", "seconds", "rungs"),
+    [
+        (FACTS, LAPTOP, MINUTE, 1),  # no time for two decent trainings
+        (FACTS, LAPTOP, 600.0, 1),
+        (FACTS, LAPTOP, NIGHT, 3),
+        (TINY_SET, LAPTOP, NIGHT, 3),
+        (HUGE, LAPTOP, NIGHT, 3),
+        (RARE, LAPTOP, NIGHT, 3),
+        (THICK, LAPTOP, NIGHT, 3),
+        (FACTS, GPU, MINUTE, 1),  # rungs would be shorter than building the network is worth
+        (FACTS, GPU, 600.0, 3),
+        (HUGE, GPU, NIGHT, 3),
+    ],
+)
+def test_rungs(facts: Fingerprint, probe: Probe, seconds: float, rungs: int) -> None:
+    found = plan(facts, probe, seconds)
+    assert len(found.rungs) == rungs
+    if rungs > 1:
+        assert found.config.optim.small_share == 0.0  # one size
+        assert found.rungs[0] >= SHORTEST_RUNG and found.config.optim.schedule == "wsd"
+        assert "paused" in " ".join(found.reasons)
+    else:
+        assert found.config.optim.schedule == "cosine"
+
+
+def test_rungs_are_longer_where_validation_is() -> None:
+    many = replace(FACTS, n_val=3000)
+    found = plan(many, GPU, 3600.0)
+    seconds = 3000 * train_pixels(many, side(found), None) * GPU.predict_seconds_per_mpx
+    assert seconds * RUNG_VALIDATIONS > SHORTEST_RUNG  # or this tests nothing
+    assert len(found.rungs) > 1 and found.rungs[0] >= RUNG_VALIDATIONS * seconds
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"hyper": {"schedule": "cosine"}},
+        {"hyper": {"max_epochs": 30}},
+        {"tune": TuneSettings(pruner=object())},
+        {"hyper": {"adapter": "full"}},  # its states are gigabytes
+        {"spaces": {"adapter": Categorical("lora", "full")}},
+        {"tune": TuneSettings(num_trials=2)},  # not three: none could be left behind
+    ],
+)
+def test_what_the_user_decided_is_not_paused(request_: dict[str, Any]) -> None:
+    found = plan(probe=GPU, seconds=3600.0, **request_)
+    assert found.trials >= 2 and found.rungs == (found.horizon,)
+
+
+def test_a_wanted_number_of_trials_decides_their_length() -> None:
+    few, many = (plan(probe=GPU, seconds=3600.0, tune=TuneSettings(num_trials=n)) for n in (9, 27))
+    assert (few.trials, many.trials) == (9, 27) and len(few.rungs) == len(many.rungs) == 3
+    assert few.horizon == pytest.approx(3 * many.horizon)

@@ -9,18 +9,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import TrainingError
-from semseg_automl.search import run
+from semseg_automl.search import finish, run, trials
 from semseg_automl.search.budget import Budget, Interrupt
+from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Fingerprint, Probe
 from semseg_automl.search.request import FitRequest, TuneSettings
-from semseg_automl.search.run import Outcome, run_search
+from semseg_automl.search.run import run_search
+from semseg_automl.search.space import Categorical
 from semseg_automl.search.trial import Attempt
+from semseg_automl.training import feature_store
 from semseg_automl.training.job import Hooks, ModelState, TrainJob, TrainResult
+from semseg_automl.training.validate import Validation
 
 FACTS = Fingerprint(n_train=200, n_val=20, height=200, width=256, n_classes=2, foreground=0.2, thinness=0.01)
 FAST = Probe(train_seconds_per_mpx=0.01, predict_seconds_per_mpx=0.004)
@@ -48,13 +53,28 @@ def result(score: float, *, state: str = "time", tag: float = 0.0) -> TrainResul
 class Machine:
     """Trials that use all the time they are given and score as the list says."""
 
-    def __init__(self, scores: list[float | str]) -> None:
+    def __init__(self, scores: list[float | str], overhead: float = 0.5) -> None:
         self.now = 0.0
         self.scores: Iterator[float | str] = iter(scores)
         self.jobs: list[TrainJob] = []
         self.given: list[float] = []
-        self.overhead = 0.5
+        self.overhead = overhead
         self.during: Callable[[int], None] = lambda _n: None
+        self.average = 0.0
+        self.averaged: list[float] = []
+
+    def score_model(self, job: TrainJob, _hooks: Hooks) -> Validation:
+        assert job.init is not None
+        self.averaged.append(float(job.init.head["tag"]))
+        return Validation(
+            score=self.average,
+            threshold=0.4,
+            metrics={"iou": self.average},
+            pictures=1,
+            seconds=0.1,
+            complete=True,
+            never_predicted=(),
+        )
 
     def run_trial(self, job: TrainJob, hooks: Hooks) -> Attempt:
         left = hooks.remaining()
@@ -70,7 +90,9 @@ class Machine:
             return Attempt(result=None, reason="RuntimeError: broken", seconds=used)
         state = "pruned" if score == "pruned" else "interrupted" if hooks.stop_requested() else "time"
         value = 0.05 if isinstance(score, str) else score
-        return Attempt(result=result(value, state=state, tag=len(self.jobs)), reason=state, seconds=used)
+        return Attempt(
+            result=result(value, state=state, tag=float(len(self.jobs))), reason=state, seconds=used
+        )
 
 
 def search(
@@ -80,7 +102,9 @@ def search(
     stop: Interrupt | None = None,
     **request: Any,
 ) -> tuple[Outcome, list[float]]:
-    monkeypatch.setattr(run, "run_trial", machine.run_trial)
+    for part in (run, trials, finish):
+        monkeypatch.setattr(part, "run_trial", machine.run_trial)
+    monkeypatch.setattr(finish, "score_model", machine.score_model)
     monkeypatch.setattr(run, "probe_speed", lambda *_a: FAST)
     empty: Any = None
     train: Any = SimpleNamespace(sizes=[(FACTS.height, FACTS.width)] * FACTS.n_train)
@@ -89,7 +113,7 @@ def search(
     )
     kept: list[float] = []
     outcome = run_search(
-        FitRequest(**{"config": RunConfig(), "folder": Path("fit"), **request}),
+        FitRequest(**{"config": RunConfig(), **request}),
         job,
         FACTS,
         Budget(limit, lambda: machine.now),
@@ -99,42 +123,92 @@ def search(
     return outcome, kept
 
 
-def test_default_first_then_others_then_the_finish(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine([0.3, 0.5, 0.4, 0.6])
+def test_default_first_then_others_then_the_best_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three trials end at the first rung, the best one reaches the second and then its decay."""
+    machine = Machine([0.3, 0.5, 0.4, 0.55, 0.6], overhead=0.0)
     outcome, kept = search(machine, monkeypatch, tune=TuneSettings(num_trials=3))
-    assert [row.model for row in outcome.rows] == ["default", "trial_1", "trial_2", "trial_1_finished"]
-    assert kept == [0.3, 0.5, 0.6] and outcome.best_name == "trial_1_finished"
-    assert machine.jobs[0].config == outcome.plan.config
-    finish = machine.jobs[3]
-    assert finish.init is not None and float(finish.init.head["tag"]) == 2.0  # continues, never from nothing
-    assert finish.config.optim.learning_rate == 0.5 * machine.jobs[1].config.optim.learning_rate
-    assert machine.given[3] >= 0.14 * 600
+    names = ["default", "trial_1", "trial_2", "trial_1_finished", "trial_1_averaged"]
+    assert [row.model for row in outcome.rows] == names
+    assert [row.score_val for row in outcome.rows] == [0.3, 0.55, 0.4, 0.6, 0.0]  # a row a chain
+    assert kept == [0.3, 0.5, 0.55, 0.6] and outcome.best_name == "trial_1_finished"
+    assert machine.jobs[0].config == outcome.plan.config and outcome.plan.config.optim.schedule == "wsd"
+    first, second = outcome.plan.rungs
+    assert machine.given[:4] == pytest.approx([first, first, first, second - first], rel=0.01)
+    thawed, finished = machine.jobs[3:]
+    assert thawed.config == machine.jobs[1].config == finished.config and thawed.decay == 0.0
+    assert finished.init is None and 0.9 < finished.decay < 1.0  # type: ignore[operator]  # 1 s is behind it
+    assert machine.given[4] >= 0.14 * 600
+    assert [(t.state.name, t.user_attrs.get("continues")) for t in outcome.study.trials] == [
+        ("PRUNED", None),
+        ("PRUNED", None),
+        ("PRUNED", None),
+        ("COMPLETE", 1),
+    ]
+
+
+def test_the_mean_of_the_weights_is_kept_if_it_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine([0.3, 0.5, 0.4, 0.55, 0.6], overhead=0.0)
+    machine.average = 0.7
+    outcome, kept = search(machine, monkeypatch, tune=TuneSettings(num_trials=3))
+    assert machine.averaged == [4.5]  # of the fourth and the fifth training
+    assert kept[-1] == 0.7 and outcome.best_name == "trial_1_averaged"
+    assert outcome.best is not None and outcome.best.threshold == 0.4
+
+
+def test_a_users_schedule_is_not_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trials run to their end, and the best one starts again at half its rates."""
+    machine = Machine([0.3, 0.5, 0.4, 0.6])
+    given = frozenset({"schedule"})
+    outcome, _ = search(machine, monkeypatch, tune=TuneSettings(num_trials=3), given=given)
+    assert [row.model for row in outcome.rows][:4] == ["default", "trial_1", "trial_2", "trial_1_finished"]
+    last = machine.jobs[3]
+    assert last.init is not None and float(last.init.head["tag"]) == 2.0  # continues, never from nothing
+    assert last.config.optim.learning_rate == 0.5 * machine.jobs[1].config.optim.learning_rate
+    assert last.decay is None and machine.given[3] >= 0.14 * 600
 
 
 def test_a_finish_that_is_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome, kept = search(Machine([0.5, 0.3, 0.2]), monkeypatch, tune=TuneSettings(num_trials=2))
-    assert kept == [0.5] and outcome.best_name == "default" and len(outcome.rows) == 3
+    machine = Machine([0.5, 0.3, 0.2], overhead=0.0)
+    outcome, kept = search(machine, monkeypatch, tune=TuneSettings(num_trials=2))
+    assert kept == [0.5] and outcome.best_name == "default" and len(outcome.rows) == 4
 
 
 @pytest.mark.parametrize("limit", [5.0, 30.0, 600.0, 7200.0])
-@pytest.mark.parametrize("scores", [[], ["pruned"] * 500, [0.1, "failed"] + [0.2] * 500])
+@pytest.mark.parametrize("scores", [[], ["pruned"] * 60, [0.1, "failed"] + [0.2] * 500])
 def test_the_deadline_is_kept(limit: float, scores: list, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(scores)
     outcome, _ = search(machine, monkeypatch, limit)
     assert machine.now <= 1.05 * limit + 1.0 and outcome.best is not None
-    assert len(outcome.rows) == len(machine.jobs)
+    others = ("_finished", "_averaged", "decoder_only")  # models outside of the study
+    chains = {row.model for row in outcome.rows if not row.model.endswith(others)}
+    trials_ = [] if outcome.study is None else outcome.study.trials
+    roots = {t.user_attrs.get("root", t.number) for t in trials_ if t.state.is_finished()} or {0}
+    assert chains == {f"trial_{n}" if n else "default" for n in roots}
 
 
 def test_pruned_trials_make_room_for_others_and_leave_the_finish_its_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine = Machine([0.4] + ["pruned"] * 500)
-    outcome, _ = search(machine, monkeypatch, 600.0)
+    settings = TuneSettings(pruner=optuna.pruners.MedianPruner())
+    outcome, _ = search(machine, monkeypatch, 600.0, tune=settings)
     assert len(machine.jobs) > outcome.plan.trials + 2
-    assert outcome.rows[-1].model == "default_finished"
+    assert "default_finished" in {row.model for row in outcome.rows}
     assert machine.given[-1] >= 0.5 * outcome.plan.finish
     states = [t.state.name for t in outcome.study.trials]
     assert states[0] == "COMPLETE" and set(states[1:]) == {"PRUNED"}
+
+
+def test_a_users_sampler_draws_all_but_the_default_until_it_has_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = TuneSettings(sampler=optuna.samplers.GridSampler({"rank": [2, 4, 16]}), pruner=None)
+    spaces = {"rank": Categorical(2, 4, 8, 16)}
+    machine = Machine([])
+    outcome, _ = search(machine, monkeypatch, 7200.0, tune=settings, spaces=spaces)
+    ranks = [t.params["rank"] for t in outcome.study.trials if "continues" not in t.user_attrs]
+    assert ranks[0] == 8 and sorted(ranks[1:]) == [2, 4, 16]
+    assert all(t.state.is_finished() for t in outcome.study.trials) and outcome.best is not None
 
 
 def test_without_a_search_one_model_gets_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,8 +293,8 @@ def test_trials_share_one_feature_cache_that_is_removed_in_the_end(
     caches: list[str | None] = []
     with caplog.at_level("INFO", "semseg_automl"):
         search(machine, monkeypatch, tune=TuneSettings(num_trials=3), folder=tmp_path, **LIGHT)
-    assert len(caches) == 4 and len(set(caches)) == 1
-    assert caches[0] is not None and Path(caches[0]).parent == tmp_path and not list(tmp_path.iterdir())
+    assert len(caches) == 5 and len(set(caches)) == 1  # three trials, one goes on, the finish
+    assert caches[0] is not None and Path(caches[0]).parent == tmp_path and not Path(caches[0]).exists()
     assert "Plan: features below the first trained block are kept: each picture is seen some" in caplog.text
 
 
@@ -237,6 +311,10 @@ def test_no_cache_where_augmentation_never_repeats_a_picture(
 def test_a_store_that_can_not_be_made_is_done_without(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def full(*_args: Any, **_kwargs: Any) -> str:
+        raise OSError(28, "No space left on device")
+
     machine = Machine([0.3])
-    search(machine, monkeypatch, tune=None, folder=tmp_path / "not there", **LIGHT)
+    monkeypatch.setattr(feature_store.tempfile, "mkdtemp", full)
+    search(machine, monkeypatch, tune=None, folder=tmp_path, **LIGHT)
     assert machine.jobs[0].feature_cache is None and "No feature cache" in caplog.text

@@ -1,0 +1,125 @@
+"""What a search ends with: one row a model, and the best of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from semseg_automl.core.config import RunConfig
+from semseg_automl.core.results import ModelRow
+from semseg_automl.search.planner import Plan
+from semseg_automl.search.trial import Attempt
+from semseg_automl.training.checkpoint import Checkpoint
+from semseg_automl.training.job import TrainResult
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """Grows while the search runs, so that an interruption loses nothing."""
+
+    plan: Plan
+    rows: list[ModelRow] = field(default_factory=list)
+    best: TrainResult | None = None
+    best_config: RunConfig | None = None
+    best_name: str = ""
+    study: Any = None
+    table: list[dict[str, Any]] = field(default_factory=list)
+    """The trials (``search.report``), empty without a search."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    course: list[tuple[float, float]] = field(default_factory=list)
+    """(seconds since the call of ``fit``, best score so far), a point for each improvement."""
+    _worked: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def step_seconds(self) -> float:
+        """Time in training and validation steps, over all models."""
+        return sum(self._worked.values())
+
+    def add(self, name: str, config: RunConfig, attempt: Attempt) -> bool:
+        """Record one model; returns whether it is the best so far."""
+        return self.adopt(row_of(name, config, attempt), config, attempt.result)
+
+    def adopt(
+        self, row: ModelRow, config: RunConfig, result: TrainResult | None, *, before: float = 0.0
+    ) -> bool:
+        """Record a model's row, in place of an earlier row of the same name, and its result.
+
+        A model that went on and failed keeps the score that it had. ``before``: seconds of work in
+        the result that belong to another row.
+        """
+        number = next((i for i, known in enumerate(self.rows) if known.model == row.model), None)
+        if number is None:
+            self.rows.append(row)
+        elif result is not None or math.isnan(self.rows[number].score_val):
+            self.rows[number] = row
+        if result is None:
+            return False
+        self._worked[row.model] = result.train_seconds + result.val_seconds - before
+        better = self.best is None or _rank(result) > _rank(self.best)
+        if better:
+            self.best, self.best_config, self.best_name = result, config, row.model
+        return better
+
+    def follow(self, result: TrainResult, now: float) -> None:
+        """Add a result's validations, the run having ended ``now``, to the course of the best score."""
+        for _step, at, score in result.history:
+            if not math.isnan(score) and (not self.course or score > self.course[-1][1]):
+                self.course.append((round(now - (result.seconds - at), 2), score))
+
+
+def _rank(result: TrainResult) -> tuple[bool, bool, float]:
+    """Models in order: defined scores first, then scores of all validation pictures, then the score."""
+    defined = not math.isnan(result.score)
+    return defined, result.complete, result.score if defined else 0.0
+
+
+def row_of(name: str, config: RunConfig, attempt: Attempt) -> ModelRow:
+    """One leaderboard row of a trained or failed model."""
+    result = attempt.result
+    if result is None:
+        return ModelRow(
+            model=name,
+            score_val=math.nan,
+            state="failed",
+            reason=attempt.reason,
+            config=config.to_json(),
+            fit_time=attempt.seconds,
+        )
+    return ModelRow(
+        model=name,
+        score_val=result.score,
+        state=result.state,
+        reason=attempt.reason,
+        config=config.to_json(),
+        fit_time=max(attempt.seconds, result.seconds),
+        steps=result.steps,
+        seconds_per_step=result.seconds_per_step,
+        predict_time=result.predict_seconds,
+        n_trainable=result.n_trainable,
+        peak_memory_mb=result.peak_memory_mb,
+    )
+
+
+def result_of(state: Checkpoint, row: ModelRow, n_train: int) -> TrainResult:
+    """The result of a model that another process trained, from its state on disk and its row."""
+    best = state.best
+    return TrainResult(
+        state=row.state,
+        score=best.score,
+        threshold=best.threshold,
+        metrics=best.metrics,
+        model=state.model,
+        steps=state.step,
+        epochs=state.step * state.config.optim.batch_size / n_train,
+        seconds=state.seconds,
+        train_seconds=state.train_seconds,
+        val_seconds=state.val_seconds,
+        seconds_per_step=row.seconds_per_step,
+        predict_seconds=best.seconds / max(1, best.pictures),
+        peak_memory_mb=row.peak_memory_mb,
+        n_trainable=row.n_trainable,
+        history=state.history,
+        never_predicted=best.never_predicted,
+        complete=best.complete,
+    )

@@ -1,0 +1,78 @@
+"""Successive halving on paused trials: which one goes on, and whether a new one starts. Pure.
+
+A configuration's trials form a chain: each ends at a rung, where it is paused, and the next one goes on
+from there. Of those that have reached a rung the best third goes on to the next, three times as far
+(Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020: promotion whenever one
+deserves it, without waiting for the others).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ETA = 3
+MAX_RUNGS = 3
+PAUSED, BUSY, DROPPED = "paused", "busy", "dropped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A configuration: ``root`` is the number of its first trial, ``last`` that of its latest finished
+    one (None before there is one), ``scores`` its score at each rung that it has reached, ``status``
+    "paused", "busy" (running or about to) or "dropped" (failed or pruned)."""
+
+    root: int
+    scores: tuple[float, ...]
+    status: str
+    last: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The leaderboard's name for it."""
+        return "default" if self.root == 0 else f"trial_{self.root}"
+
+
+def promotable(chains: Sequence[Chain], n_rungs: int, *, draining: bool = False) -> Chain | None:
+    """The paused chain that goes on next, from the highest rung down; None if none deserves it yet.
+
+    ``draining``: no new ones will start, so at each rung at least the best one goes on. NaN counts as
+    the lowest score; of equals the earlier chain is better.
+    """
+    for rung in range(n_rungs - 2, -1, -1):
+        reached = [c for c in chains if len(c.scores) > rung]
+        allowed = len(reached) // ETA
+        if draining and reached:
+            allowed = max(1, allowed)
+        ranked = sorted(reached, key=lambda c: (-_value(c.scores[rung]), c.root))
+        for chain in ranked[:allowed]:
+            if len(chain.scores) == rung + 1 and chain.status == PAUSED:
+                return chain
+    return None
+
+
+def _value(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
+
+
+def rung_ends(top: float, shortest: float) -> tuple[float, ...]:
+    """Where the rungs of a training of ``top`` seconds end: each at a third of the next.
+
+    As many as are at least ``shortest``, at most ``MAX_RUNGS``; a single one means that nothing is paused.
+    """
+    ends = [top]
+    while len(ends) < MAX_RUNGS and ends[0] / ETA >= shortest:
+        ends.insert(0, ends[0] / ETA)
+    return tuple(ends)
+
+
+def chain_cost(n_rungs: int) -> float:
+    """Mean cost of a chain as a share of the top rung: all start, a third goes on at each rung."""
+    reached = 1.0
+    total, before = 0.0, 0.0
+    for rung in range(n_rungs):
+        end = ETA ** (rung - n_rungs + 1.0)
+        total += reached * (end - before)
+        reached, before = reached / ETA, end
+    return total

@@ -1,0 +1,66 @@
+"""What the parts of a search share: the request, the plan, the clock, the files, the outcome."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from semseg_automl.core.config import RunConfig
+from semseg_automl.search.budget import Budget, Interrupt
+from semseg_automl.search.outcome import Outcome
+from semseg_automl.search.planner import Plan
+from semseg_automl.search.request import FitRequest
+from semseg_automl.search.run_folder import RunFolder
+from semseg_automl.search.trial import Attempt
+from semseg_automl.training.job import Hooks, TrainJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One process's part in a search. ``job`` is in the plan's configuration, on all devices."""
+
+    request: FitRequest
+    job: TrainJob
+    budget: Budget
+    stop: Interrupt
+    files: RunFolder
+    outcome: Outcome
+    on_best: Callable[[Outcome], None]
+    progress: Callable[[Mapping[str, Any]], None]
+
+    @property
+    def plan(self) -> Plan:
+        """What was planned."""
+        return self.outcome.plan
+
+    def left(self) -> float:
+        """Seconds until what is kept for storing begins."""
+        return self.budget.remaining() - self.plan.reserve
+
+    def hooks(
+        self, name: str, seconds: float, *, reserve: float = 0.0, report: Callable[[int, float], bool] | None
+    ) -> Hooks:
+        """How a model is trained for ``seconds`` that end ``reserve`` before :meth:`left` does."""
+
+        def tell(event: Mapping[str, float]) -> None:
+            self.files.tick(self.budget.elapsed())
+            best = self.outcome.best
+            overall = {"models": len(self.outcome.rows), "best": math.nan if best is None else best.score}
+            self.progress({"model": name, "time_left": self.budget.remaining(), **overall, **event})
+
+        return Hooks(
+            remaining=self.budget.slice(seconds, self.plan.reserve + reserve),
+            report=report or (lambda _step, _score: False),
+            stop_requested=self.stop,
+            urgent=lambda: self.stop.urgent,
+            progress=tell,
+        )
+
+    def add(self, name: str, config: RunConfig, attempt: Attempt) -> None:
+        """Record a model, and store it if it is the best so far."""
+        if attempt.result is not None:
+            self.outcome.follow(attempt.result, self.budget.elapsed())
+        if self.outcome.add(name, config, attempt):
+            self.on_best(self.outcome)

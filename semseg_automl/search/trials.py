@@ -1,0 +1,198 @@
+"""The trials of a search: started, paused at rungs, gone on with, until the time or the number is used up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from semseg_automl.core.config import RunConfig
+from semseg_automl.core.log import get_logger
+from semseg_automl.core.results import ModelRow
+from semseg_automl.search.outcome import result_of, row_of
+from semseg_automl.search.request import TuneSettings
+from semseg_automl.search.rungs import MAX_RUNGS, Chain, promotable
+from semseg_automl.search.session import Session
+from semseg_automl.search.study import (
+    PRUNED,
+    ROW,
+    WORKER,
+    any_waits,
+    ask,
+    chains_of,
+    propose,
+    report_to,
+    requeue_stale,
+    root_of,
+    tell,
+    thaw,
+)
+from semseg_automl.search.trial import Attempt, run_trial
+from semseg_automl.training.checkpoint import read_checkpoint, spent_seconds
+
+_LOG = get_logger("search")
+DECODER_ONLY = "decoder_only"
+_ENOUGH = 0.5
+"""Share of a rung for which a trial is still started."""
+
+
+def run_trials(session: Session, study: optuna.Study, worker: str = "main") -> None:
+    """Ask, train, tell until the trials or the time are used up."""
+    settings = session.request.tune or TuneSettings()
+    first = len(chains_of(study.get_trials(deepcopy=False)))
+    first = first if settings.num_trials is None else 0  # a number counts over all runs, time starts anew
+    tried, exhausted = session.outcome.best is not None, False
+    most = session.plan.trials + first
+    while not (tried and session.stop()):
+        if not _next(session, study, settings, 0 if exhausted else most, must=not tried):
+            break
+        tried = True
+        trial, config = ask(study, session.plan.config, session.plan.spaces)
+        trial.set_user_attr(WORKER, worker)
+        exhausted |= not _train(session, study, trial, config)
+        if _has_room_for_decoder_only(session, study):
+            _decoder_only(session, study)
+
+
+def _has_room_for_decoder_only(session: Session, study: optuna.Study) -> bool:
+    """Whether many trials are planned, the user has chosen no adapter, and it was not run yet."""
+    plan, given = session.plan, {*session.request.given, *session.plan.spaces}
+    fits = len(plan.rungs) == MAX_RUNGS and session.left() - plan.finish > plan.rungs[1]
+    new = DECODER_ONLY not in study.user_attrs and plan.config.adapter.adapter != DECODER_ONLY
+    return fits and new and "adapter" not in given
+
+
+def _decoder_only(session: Session, study: optuna.Study) -> None:
+    """How far the frozen encoder alone comes: a model outside of the study, to its first rung."""
+    config = session.plan.config.replace(adapter=DECODER_ONLY)
+    job = replace(
+        session.job,
+        config=config,
+        device_ids=session.job.device_ids[:1],
+        checkpoint=session.files.checkpoint(DECODER_ONLY),
+        decay=0.0,
+    )
+    hooks = session.hooks(DECODER_ONLY, session.plan.rungs[0], reserve=session.plan.finish, report=None)
+    attempt = run_trial(job, hooks)
+    study.set_user_attr(DECODER_ONLY, row_of(DECODER_ONLY, config, attempt).to_json())
+    session.add(DECODER_ONLY, config, attempt)
+
+
+def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: int, *, must: bool) -> bool:
+    """Queue what comes next, if nothing waits; False where nothing does or the time is too short for it.
+
+    ``most``: chains that are planned, 0 once the sampler has no more. ``must``: there is no model yet,
+    so that the time is never too short.
+    """
+    ends = session.plan.rungs
+    chains = chains_of(study.get_trials(deepcopy=False))
+    left = session.left() - session.plan.finish
+    if not must and left < _ENOUGH * ends[0]:
+        return False
+    if any_waits(study):
+        return True
+    draining = len(chains) >= most
+    chain = promotable(chains, len(ends), draining=draining)
+    if chain is not None:
+        rung = len(chain.scores)
+        if left < _ENOUGH * (ends[rung] - ends[rung - 1]):
+            return False
+        thaw(study, chain)
+        return True
+    if draining and (settings.num_trials is not None or not most):
+        return False
+    if settings.sampler is None and chains:
+        propose(study, session.plan.spaces)
+    return True
+
+
+def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: RunConfig) -> bool:
+    """One trial: from where its chain was paused to the next rung; whether there is more to try."""
+    plan, job, root = session.plan, session.job, root_of(trial)
+    chain = next(c for c in chains_of(study.get_trials(deepcopy=False)) if c.root == root)
+    rung = len(chain.scores)
+    path = session.files.checkpoint(chain.name)
+    job = replace(
+        job,
+        config=config,
+        device_ids=job.device_ids[:1],
+        checkpoint=path,
+        decay=0.0 if len(plan.rungs) > 1 else None,
+    )
+    reports = max((max(t.intermediate_values, default=-1) for t in _members(study, root)), default=-1)
+    hooks = session.hooks(
+        chain.name,
+        _to_the_next_rung(plan.rungs, rung, path),
+        reserve=plan.finish if root and math.isfinite(plan.finish) else 0.0,
+        report=report_to(trial, reports + 1),
+    )
+    attempt = run_trial(job, hooks)
+    return _record(session, study, trial, chain, attempt, config, top=rung + 1 >= len(plan.rungs))
+
+
+def _to_the_next_rung(ends: tuple[float, ...], rung: int, path: str | None) -> float:
+    """Seconds of training until the chain's next rung; what it has trained since its last one counts."""
+    start = ends[rung - 1] if 0 < rung < len(ends) else 0.0
+    spent = None if path is None else spent_seconds(path)
+    return ends[min(rung, len(ends) - 1)] - (start if spent is None else spent)
+
+
+def _members(study: optuna.Study, root: int) -> list[FrozenTrial]:
+    return [t for t in study.get_trials(deepcopy=False) if root_of(t) == root]
+
+
+def _record(
+    session: Session,
+    study: optuna.Study,
+    trial: optuna.Trial,
+    chain: Chain,
+    attempt: Attempt,
+    config: RunConfig,
+    *,
+    top: bool,
+) -> bool:
+    """Tell the study first, with the row: what it knows is not trained again after a kill."""
+    result = attempt.result
+    trial.set_user_attr(ROW, row_of(chain.name, config, attempt).to_json())
+    pruned = result is not None and result.state == "pruned"
+    if pruned:
+        trial.set_user_attr(PRUNED, True)
+    more = tell(study, trial, result.score if result else None, pruned=pruned or not top)
+    session.add(chain.name, config, attempt)
+    _LOG.info("%s: %s", chain.name, f"{result.score:.4f} ({result.state})" if result else attempt.reason)
+    for callback in session.request.callbacks:
+        callback(study, study.trials[trial.number])
+    return more
+
+
+def go_on(session: Session, study: optuna.Study, is_gone: Callable[[FrozenTrial], bool]) -> None:
+    """Take over what an earlier run of the search left: its rows, its best model, its lost trials."""
+    for number in requeue_stale(study, is_gone):
+        _LOG.info("Trial %d was cut short: it is queued once more.", number)
+    adopt(session, study)
+
+
+def adopt(session: Session, study: optuna.Study) -> None:
+    """Record the chains that the study knows and this process does not."""
+    rows: dict[str, dict[str, Any]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        stored = trial.user_attrs.get(ROW)
+        if stored is not None and (stored["model"] not in rows or stored["score_val"] is not None):
+            rows[stored["model"]] = stored
+    if DECODER_ONLY in study.user_attrs:
+        rows[DECODER_ONLY] = study.user_attrs[DECODER_ONLY]
+    better = False
+    for stored in rows.values():
+        row = ModelRow.from_json(stored)
+        path = session.files.checkpoint(row.model)
+        state = read_checkpoint(path) if path is not None and not math.isnan(row.score_val) else None
+        result = None if state is None else result_of(state, row, len(session.job.train))
+        if result is not None:
+            row = replace(row, score_val=result.score, steps=result.steps)
+        better |= session.outcome.adopt(row, RunConfig.from_json(row.config), result)
+    if better:
+        session.on_best(session.outcome)

@@ -1,0 +1,85 @@
+"""Successive halving on paused trials: who goes on, and what it costs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from semseg_automl.search.rungs import BUSY, DROPPED, PAUSED, Chain, chain_cost, promotable, rung_ends
+
+
+def chains(*scores: tuple[float, ...], status: str = PAUSED) -> list[Chain]:
+    return [Chain(root=i, scores=s, status=status, last=i) for i, s in enumerate(scores)]
+
+
+def test_the_best_third_goes_on() -> None:
+    assert promotable(chains((0.1,), (0.2,)), 3) is None  # of two, no third
+    found = promotable(chains((0.1,), (0.3,), (0.2,)), 3)
+    assert found is not None and found.name == "trial_1"
+    assert promotable(chains((0.1,), (0.3, 0.4), (0.2,)), 3) is None  # it went on already
+    six = chains((0.1,), (0.3, 0.4), (0.2,), (0.25,), (0.0,), (0.05,))
+    found = promotable(six, 3)
+    assert found is not None and found.root == 3
+
+
+def test_the_highest_rung_comes_first_and_the_top_is_the_end() -> None:
+    nine = chains(*[(0.1 * i, 0.1 * i) if i >= 6 else (0.1 * i,) for i in range(9)])
+    found = promotable(nine, 3)
+    assert found is not None and found.root == 8  # to the third rung, though none is left for the second
+    assert promotable(nine, 2) is None
+
+
+def test_draining_takes_the_best_of_few() -> None:
+    found = promotable(chains((0.1,), (0.3,)), 2, draining=True)
+    assert found is not None and found.root == 1
+    assert promotable(chains((0.1,), (0.3, 0.2)), 2, draining=True) is None
+    assert promotable([], 3, draining=True) is None
+
+
+def test_nan_is_last_equals_are_first_come_and_only_the_paused_go_on() -> None:
+    found = promotable(chains((math.nan,), (0.2,), (0.2,)), 2)
+    assert found is not None and found.root == 1
+    assert promotable(chains((0.3,), (0.2,), (0.1,), status=BUSY), 2) is None
+    assert promotable(chains((0.3,), (0.2,), (0.1,), status=DROPPED), 2) is None
+
+
+def test_a_whole_search_keeps_to_its_cost() -> None:
+    """27 chains with fixed qualities: 27, 9 and 3 of them reach the rungs, the best one the last."""
+    ends = rung_ends(9.0, 1.0)
+    assert ends == (1.0, 3.0, 9.0)
+    quality = [(i * 10 % 27) / 27 for i in range(27)]
+    state: dict[int, tuple[float, ...]] = {}
+    spent = 0.0
+    while True:
+        now = [Chain(root=r, scores=s, status=PAUSED, last=r) for r, s in state.items()]
+        chain = promotable(now, 3, draining=len(state) == 27)
+        if chain is None and len(state) == 27:
+            break
+        root = len(state) if chain is None else chain.root
+        before = state.get(root, ())
+        spent += ends[len(before)] - (ends[len(before) - 1] if before else 0.0)
+        state[root] = (*before, quality[root])
+    reached = [sum(len(s) > rung for s in state.values()) for rung in range(3)]
+    assert reached[0] == 27 and 9 <= reached[1] <= 13 and 3 <= reached[2] <= 5
+    assert len(state[quality.index(max(quality))]) == 3
+    assert spent == pytest.approx(27 * 9.0 * chain_cost(3), rel=0.4)  # more where luck came first
+
+
+@pytest.mark.parametrize(
+    ("top", "shortest", "ends"),
+    [
+        (90.0, 5.0, (10.0, 30.0, 90.0)),
+        (90.0, 11.0, (30.0, 90.0)),
+        (90.0, 31.0, (90.0,)),
+        (9e9, 1.0, (1e9, 3e9, 9e9)),
+    ],
+)
+def test_rungs_are_thirds_and_none_is_too_short(top: float, shortest: float, ends: tuple) -> None:
+    assert rung_ends(top, shortest) == pytest.approx(ends)
+
+
+def test_cost_of_a_chain() -> None:
+    assert chain_cost(1) == 1.0
+    assert chain_cost(2) == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
+    assert chain_cost(3) == pytest.approx(1 / 9 + 1 / 3 * 2 / 9 + 1 / 9 * 6 / 9)
