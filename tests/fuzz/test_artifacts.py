@@ -30,7 +30,7 @@ def fuzz(count: int, seed: int, timeout: float) -> None:
 
 
 def test_a_hundred_mutations() -> None:
-    fuzz(100, seed=1, timeout=300)
+    fuzz(100, seed=1, timeout=900)
 
 
 @pytest.mark.chaos

@@ -30,11 +30,21 @@ from semseg_automl.core.errors import (
 )
 from semseg_automl.core.hardware import Hardware
 from semseg_automl.estimator import _manifest, _store
+from semseg_automl.models.build import build_segmenter, stored_shapes
 from semseg_automl.models.checkpoints import BACKBONES, tensor_sha256
 from semseg_automl.models.weights_layout import expected_shapes
-from tests.small_model import picture, reseal, save_small_model, version_of
+from semseg_automl.peft.conv_lora import ConvLoRALayer
+from semseg_automl.peft.lora import LoRALayer
+from semseg_automl.peft.registry import ADAPTERS
+from tests.small_model import CONFIG, picture, reseal, save_small_model, version_of
 
 Change = Callable[[dict[str, Any]], Any]
+
+
+def _needs(manifest: dict[str, Any], backbone: str) -> None:
+    """Say everywhere that the model needs another backbone."""
+    manifest["backbone"] = {"name": backbone, "source": "x", "sha256": "0" * 64}
+    manifest["config"]["backbone"] = backbone
 
 
 @pytest.fixture
@@ -126,6 +136,11 @@ def test_a_huge_file_is_not_read(saved: Path, shapes: bool) -> None:
         (lambda m: m["backbone"].update(name="/etc/passwd"), BackboneError, "does not have"),
         (lambda m: m["backbone"].update(name="mobile_sam"), BackboneError, "no valid sha256"),
         (lambda m: m["backbone"].update(sha256="0" * 64), BackboneError, "no valid sha256"),
+        (
+            lambda m: m["backbone"].update(name="timm:hf-hub:x/y", sha256="0" * 64),
+            ArtifactError,
+            "timm:hf-hub",
+        ),
         (lambda m: m["config"].update(rank=4), TensorError, "shape of"),
         (lambda m: m["config"].update(rank=10**9), ArtifactError, "describes no model"),
         (lambda m: m["config"].update(rank=10**30), ArtifactError, "describes no model|can't be used"),
@@ -151,6 +166,16 @@ def test_a_manifest_that_can_not_be_meant(
 ) -> None:
     reseal(saved, change)
     check(saved, kind, message)
+
+
+def test_a_file_that_the_manifest_names_is_not_opened(saved: Path, tmp_path: Path) -> None:
+    """Only a training that starts anew reads ``side_checkpoint``."""
+    os.mkdir(tmp_path / "side.safetensors")  # opening it would fail
+    reseal(saved, lambda m: m["config"].update(side_checkpoint=str(tmp_path / "side.safetensors")))
+    SemanticSegmentor.load(saved, verbosity=0)
+    config = CONFIG.replace(adapter="lst", side_checkpoint=str(tmp_path / "side.safetensors"))
+    stored_shapes(config, 3, "sam_tiny")
+    build_segmenter(config, 3, trained=True)
 
 
 def test_more_memory_than_is_free(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,16 +272,11 @@ def test_other_threads_unpickle_as_ever() -> None:
     assert len(found) == 1
 
 
-@pytest.mark.parametrize(
-    "adapter",
-    ["decoder_only", "lora", "conv_lora", "multi_scale_lora", "bitfit", "ssf", "adapter", "mona", "full"],
-)
+@pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize(("head", "qkv"), [("semantic", "fused"), ("mask_classification", "separate")])
 def test_expected_shapes_are_those_of_the_network(adapter: str, head: str, qkv: str) -> None:
-    from semseg_automl.models.build import build_segmenter, stored_shapes
-    from tests.small_model import CONFIG
-
-    config = CONFIG.replace(adapter=adapter, head=head, qkv=qkv)
+    separate = qkv if ADAPTERS[adapter].build in (LoRALayer, ConvLoRALayer) else "fused"
+    config = CONFIG.replace(adapter=adapter, head=head, qkv=separate)
     built = build_segmenter(config, 3).trainable_state()
     found = tuple({name: tuple(t.shape) for name, t in part.items()} for part in built)
     assert stored_shapes(config, 3, "sam_tiny") == found
