@@ -1,5 +1,6 @@
 # make demo   fine-tune on a little generated problem (or DATA=train.csv), end with a picture
 # make test   the fast tests
+# make chaos  thousands of faults: mutated models, killed saves, failing disks (minutes)
 # make timing the tests that judge wall-clock time, on an idle machine
 # make lint   ruff, mypy, import contracts
 # make docs   rewrite the pages that are made from the code, build them all (docs/_build/html), run the tutorials
@@ -13,13 +14,17 @@ DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test timing lint docs clean
+.PHONY: demo test chaos timing lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/semseg-automl demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m pytest tests/properties --hypothesis-profile=thorough
 
 timing: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m timing

@@ -18,6 +18,7 @@ import uuid
 from pathlib import Path
 
 POINTER, MANIFEST, CARD = "current.json", "manifest.json", "README.md"
+SCRATCH, PART = ".saving-", ".writing-"
 ADAPTER, HEAD, PROBE, BACKBONE = (f"{part}.safetensors" for part in ("adapter", "head", "probe", "backbone"))
 REQUIRED, OPTIONAL = (ADAPTER, HEAD), (PROBE, BACKBONE)
 VERSION_NAME = re.compile(r"v-[0-9a-f]{16}")
@@ -28,9 +29,19 @@ def holds_model(folder: str | Path) -> bool:
     return (Path(folder) / POINTER).is_file()
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut (POSIX only)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old bytes or the new ones, never a part."""
-    temporary = path.with_name(f".writing-{uuid.uuid4().hex}")  # not mkstemp: it ignores the umask
+    temporary = path.with_name(f"{PART}{uuid.uuid4().hex}")  # not mkstemp: it ignores the umask
     try:
         with temporary.open("xb") as stream:
             stream.write(data)

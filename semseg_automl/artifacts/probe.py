@@ -10,13 +10,22 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from semseg_automl.core.errors import ArtifactError
+from semseg_automl.core.errors import ProbeError
 
 TOLERANCE = 1e-2
 """Largest allowed difference, relative to the largest logit: room for other hardware and float formats."""
 
 
-def make_probe(segmenter: nn.Module, *, side: int = 64, seed: int = 0) -> dict[str, torch.Tensor]:
+SIDE = 64
+"""Height and width of the stored picture."""
+
+
+def probe_shapes(num_outputs: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of what :func:`make_probe` returns for a model with K outputs."""
+    return {"image": (3, SIDE, SIDE), "logits": (num_outputs, SIDE // 4, SIDE // 4)}
+
+
+def make_probe(segmenter: nn.Module, *, side: int = SIDE, seed: int = 0) -> dict[str, torch.Tensor]:
     """Run a fixed random picture through the model.
 
     Returns
@@ -33,20 +42,20 @@ def check_probe(segmenter: nn.Module, probe: Mapping[str, torch.Tensor]) -> floa
 
     Raises
     ------
-    ArtifactError
+    ProbeError
         The probe is not of its form, or the difference exceeds ``TOLERANCE``.
     """
     if set(probe) != {"image", "logits"}:
-        raise ArtifactError(f"The model's probe must hold 'image' and 'logits', found {sorted(probe)}.")
+        raise ProbeError(f"The model's probe must hold 'image' and 'logits', found {sorted(probe)}.")
     found, stored = _logits(segmenter, probe["image"]), probe["logits"].float()
     if found.shape != stored.shape:
-        raise ArtifactError(
+        raise ProbeError(
             f"The loaded model gives outputs of shape {tuple(found.shape)}, at saving it was "
             f"{tuple(stored.shape)}: it is not the model that was saved."
         )
     difference = float((found - stored).abs().max() / stored.abs().max().clamp_min(1e-6))
     if not difference <= TOLERANCE:
-        raise ArtifactError(
+        raise ProbeError(
             f"The loaded model does not compute what it computed at saving: its output for the stored "
             f"probe differs by {difference:.2g} of the largest logit (allowed {TOLERANCE:g}). Most "
             "likely the backbone's weights are others."

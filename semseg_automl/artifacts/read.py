@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
+from semseg_automl.artifacts.files import JSON_LIMIT, no_unpickling, read_regular
 from semseg_automl.artifacts.layout import (
     ADAPTER,
     BACKBONE,
@@ -24,9 +24,11 @@ from semseg_automl.artifacts.layout import (
     holds_model,
 )
 from semseg_automl.artifacts.schema import FORMAT, FORMAT_VERSION, Manifest, parse_json
-from semseg_automl.core.errors import ArtifactError
+from semseg_automl.artifacts.tensors import Shapes, largest_file, read_tensors
+from semseg_automl.core.errors import ArtifactError, ChecksumError, FormatError, TensorError
 
-_JSON_LIMIT = 16 * 2**20
+Expected = Callable[[Manifest], Mapping[str, Shapes]]
+"""From a manifest to the tensors that each of its files must hold, by file name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,34 +47,44 @@ class StoredModel:
     backbone: dict[str, torch.Tensor] | None = field(default=None, repr=False)
 
 
-def read_model(folder: str | os.PathLike[str]) -> StoredModel:
+def read_model(folder: str | os.PathLike[str], expected: Expected | None = None) -> StoredModel:
     """Read the folder's current model. Nothing in it is executed.
+
+    Parameters
+    ----------
+    folder
+    expected
+        Says which tensors the manifest's configuration needs: a file that is larger than they are
+        is not read, and names, shapes and types are compared before a tensor is made. None takes
+        the tensors that are there.
 
     Raises
     ------
-    ArtifactError
-        No model there, an unknown format, a missing or foreign file, a wrong size or checksum.
+    FormatError, ChecksumError, TensorError, ArtifactError
+        An unknown format; a wrong size or checksum; tensors that don't fit; no model there, or a
+        missing or foreign file.
     """
     root = Path(folder)
     if not holds_model(root):
         why = "there is no such folder" if not root.is_dir() else f"it has no {POINTER}"
         raise ArtifactError(f"{root} holds no saved model: {why}. Give the folder that fit or save wrote.")
-    pointer_bytes = _read(root / POINTER, _JSON_LIMIT)
+    pointer_bytes = read_regular(root / POINTER, JSON_LIMIT)
     while True:
         try:
-            return _read_version(root, pointer_bytes)
+            with no_unpickling():
+                return _read_version(root, pointer_bytes, expected)
         except ArtifactError:
-            again = _read(root / POINTER, _JSON_LIMIT)
+            again = read_regular(root / POINTER, JSON_LIMIT)
             if again == pointer_bytes:  # not replaced by a writer meanwhile: the fault is real
                 raise
             pointer_bytes = again
 
 
-def _read_version(root: Path, pointer_bytes: bytes) -> StoredModel:
+def _read_version(root: Path, pointer_bytes: bytes, expected: Expected | None) -> StoredModel:
     where = str(root / POINTER)
     pointer = parse_json(pointer_bytes, where)
     if pointer.get("format") != FORMAT or pointer.get("format_version") != FORMAT_VERSION:
-        raise ArtifactError(
+        raise FormatError(
             f"{where}: format {pointer.get('format')!r}, version {pointer.get('format_version')!r}; "
             f"this version reads {FORMAT!r}, version {FORMAT_VERSION}. Upgrade semseg_automl."
         )
@@ -82,14 +94,15 @@ def _read_version(root: Path, pointer_bytes: bytes) -> StoredModel:
     if not isinstance(name, str) or not VERSION_NAME.fullmatch(name) or not isinstance(digest, str):
         raise ArtifactError(f"{where}: 'version' must be v- and 16 hexadecimal digits, found {name!r}.")
     version = root / name
-    manifest_bytes = _read(version / MANIFEST, _JSON_LIMIT)
+    manifest_bytes = read_regular(version / MANIFEST, JSON_LIMIT)
     if hashlib.sha256(manifest_bytes).hexdigest() != digest or name != f"v-{digest[:16]}":
-        raise ArtifactError(
+        raise ChecksumError(
             f"{version / MANIFEST} was changed after saving: its sha256 is not the one in {POINTER}."
         )
     manifest = Manifest.from_bytes(manifest_bytes, str(version / MANIFEST))
     _check_names(manifest, version)
-    tensors = {file: _tensors(version / file, manifest) for file in manifest.files}
+    shapes = expected(manifest) if expected is not None else {}
+    tensors = {file: _tensors(version / file, manifest, shapes.get(file)) for file in manifest.files}
     return StoredModel(
         manifest=manifest,
         version=name,
@@ -110,34 +123,17 @@ def _check_names(manifest: Manifest, version: Path) -> None:
         )
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file (no link) of at most ``limit`` bytes."""
-    try:
-        linked_version = VERSION_NAME.fullmatch(path.parent.name) and path.parent.is_symlink()
-        if path.is_symlink() or linked_version:
-            raise ArtifactError(f"{path} is a link; a saved model consists of regular files.")
-        size = path.stat().st_size
-        if size > limit:
-            raise ArtifactError(
-                f"{path} has {size} bytes, at most {limit} are allowed: damaged, or not ours."
-            )
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ArtifactError(f"The saved model is incomplete: {path} is missing.") from error
-    except ArtifactError:
-        raise
-    except OSError as error:
-        raise ArtifactError(f"{path} can't be read: {error}") from error
-
-
-def _tensors(path: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
+def _tensors(path: Path, manifest: Manifest, shapes: Shapes | None) -> dict[str, torch.Tensor]:
     entry = manifest.files[path.name]
-    data = _read(path, entry.size)
+    largest = entry.size if shapes is None else largest_file(shapes)
+    if entry.size > largest:
+        raise TensorError(
+            f"{path} has {entry.size} bytes by the {MANIFEST}; the tensors that its configuration needs take "
+            f"at most {largest}."
+        )
+    data = read_regular(path, entry.size)
     if len(data) != entry.size:
-        raise ArtifactError(f"{path} has {len(data)} bytes instead of {entry.size}: cut short while copying?")
+        raise ChecksumError(f"{path} has {len(data)} bytes instead of {entry.size}: cut short while copying?")
     if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise ArtifactError(f"{path} was changed after saving: its sha256 is not the one in {MANIFEST}.")
-    try:
-        return load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
+        raise ChecksumError(f"{path} was changed after saving: its sha256 is not the one in {MANIFEST}.")
+    return read_tensors(data, path, shapes)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from semseg_automl.core.errors import ArtifactError
+from semseg_automl.core.errors import ArtifactError, FormatError
 
 FORMAT = "semseg_automl model"
 FORMAT_VERSION = 1
@@ -79,10 +79,10 @@ class Manifest:
         """Parse and check a manifest; ArtifactError names what is wrong with it."""
         values = parse_json(data, where)
         if values.pop("format", None) != FORMAT:
-            raise ArtifactError(f"{where} is not a manifest of a saved model ('format' is not {FORMAT!r}).")
+            raise FormatError(f"{where} is not a manifest of a saved model ('format' is not {FORMAT!r}).")
         version = values.get("format_version")
         if version != FORMAT_VERSION:
-            raise ArtifactError(
+            raise FormatError(
                 f"{where}: format version {version!r} is unknown to this version, which reads "
                 f"{FORMAT_VERSION}. Load it with the semseg_automl named in its 'versions', or upgrade."
             )
@@ -120,10 +120,16 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
         return found
 
     def refuse(name: str) -> float:
-        raise ValueError(f"{name} is not JSON")
+        raise ValueError(f"{name} is no finite number")
+
+    def finite(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else refuse(text)
 
     try:
-        values = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        values = json.loads(
+            data.decode(), object_pairs_hook=unique, parse_constant=refuse, parse_float=finite
+        )
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
@@ -143,7 +149,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _check_types(values: Mapping[str, Any], where: str) -> None:
@@ -159,7 +165,11 @@ def _check_types(values: Mapping[str, Any], where: str) -> None:
         "info": isinstance(values["info"], dict),
         "backbone": text_map(values["backbone"]) and set(values["backbone"]) == {"name", "source", "sha256"},
         "scaling": values["scaling"] is None
-        or (isinstance(values["scaling"], dict) and all(map(_number, values["scaling"].values()))),
+        or (
+            isinstance(values["scaling"], dict)
+            and values["scaling"].keys() == {"low", "high"}
+            and all(map(_number, values["scaling"].values()))
+        ),
         "channels": values["channels"] in (1, 3, 4),
         "mean": triple(values["mean"]),
         "std": triple(values["std"]),

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,16 +22,20 @@ from semseg_automl.artifacts.layout import (
     CARD,
     HEAD,
     MANIFEST,
+    PART,
     POINTER,
     PROBE,
+    SCRATCH,
     VERSION_NAME,
     replace_file,
+    sync_folder,
 )
 from semseg_automl.artifacts.schema import FORMAT, FORMAT_VERSION, FileEntry, Manifest
 from semseg_automl.core.errors import ArtifactError
 from semseg_automl.core.log import get_logger
 
 Tensors = Mapping[str, torch.Tensor]
+STALE_SECONDS = 3600
 _log = get_logger("artifacts")
 
 
@@ -89,7 +94,9 @@ def write_model(
         root.mkdir(parents=True, exist_ok=True)
         version = root / f"v-{digest[:16]}"
         _place(root, version, contents)
+        sync_folder(root)
         replace_file(root / POINTER, (json.dumps(pointer, sort_keys=True, indent=2) + "\n").encode())
+        sync_folder(root)  # the new version counts, also after a power cut: the old one may go
         replace_file(root / CARD, model_card(manifest).encode())
     except OSError as error:
         raise ArtifactError(
@@ -132,7 +139,7 @@ def _place(root: Path, version: Path, contents: Mapping[str, bytes]) -> None:
         for name, data in contents.items():  # damaged: mend file by file
             replace_file(version / name, data)
         return
-    scratch = Path(tempfile.mkdtemp(dir=root, prefix=".saving-"))
+    scratch = Path(tempfile.mkdtemp(dir=root, prefix=SCRATCH))
     try:
         inner = scratch / version.name
         inner.mkdir()  # unlike mkdtemp's, with the usual permissions
@@ -141,15 +148,26 @@ def _place(root: Path, version: Path, contents: Mapping[str, bytes]) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+        sync_folder(inner)
         os.replace(inner, version)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _remove_others(root: Path, keep: Path) -> None:
+    """Remove earlier versions, and what a save that was killed left behind an hour or more ago."""
     for other in root.iterdir():
-        if other != keep and VERSION_NAME.fullmatch(other.name) and other.is_dir() and not other.is_symlink():
-            try:
+        try:
+            if other == keep or other.is_symlink():
+                continue
+            if (VERSION_NAME.fullmatch(other.name) or _is_stale(other, SCRATCH)) and other.is_dir():
                 shutil.rmtree(other)
-            except OSError as error:
-                _log.warning("The earlier version %s could not be removed: %s", other, error)
+            elif _is_stale(other, PART):
+                other.unlink()
+        except OSError as error:
+            _log.warning("%s, of an earlier save, could not be removed: %s", other, error)
+
+
+def _is_stale(path: Path, prefix: str) -> bool:
+    """Whether it is a save's scratch, and so old that no save can still be using it."""
+    return path.name.startswith(prefix) and time.time() - path.stat().st_mtime > STALE_SECONDS

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from semseg_automl import SemanticSegmentor
+from semseg_automl.artifacts.layout import holds_model
 from semseg_automl.cli.arguments import (
     parse_devices,
     parse_hyperparameters,
@@ -38,6 +39,8 @@ def fit(args: argparse.Namespace) -> int:
         init_from=args.init_from,
         resume=args.resume,
     )
+    if not holds_model(seg.path_):  # such as on a full disk: in memory only, which ends with this process
+        seg.save()
     say(f"{seg.eval_metric_} on validation: {seg.best_score_:.4f}")
     say(f"model: {seg.path_}")
     return 0

@@ -27,11 +27,31 @@ class ArtifactError(SemsegError, OSError):
     """A model folder can't be written, read or trusted."""
 
 
+class FormatError(ArtifactError):
+    """A saved model of a format, newer or foreign, that this version does not read."""
+
+
+class ChecksumError(ArtifactError):
+    """A file of a saved model holds other bytes than were saved."""
+
+
+class TensorError(ArtifactError):
+    """A saved model lacks a tensor, holds an unknown one, or one of another shape than it needs."""
+
+
+class ProbeError(ArtifactError):
+    """A loaded model does not compute what it computed when it was saved."""
+
+
 class WeightsError(SemsegError, FileNotFoundError):
     """Backbone weights could not be found, fetched or verified."""
 
     def __str__(self) -> str:  # FileNotFoundError would print an errno tuple
         return str(self.args[0]) if self.args else ""
+
+
+class BackboneError(ArtifactError, WeightsError):
+    """The backbone that a saved model was trained on is absent, or what was found is another one."""
 
 
 class BudgetError(SemsegError, TimeoutError):

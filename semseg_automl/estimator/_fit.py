@@ -12,7 +12,7 @@ from semseg_automl.core.errors import ArtifactError, unknown_name
 from semseg_automl.core.log import get_logger
 from semseg_automl.engines.local import ENGINES
 from semseg_automl.estimator import _store
-from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper
+from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper, telling_what_is_kept
 from semseg_automl.estimator._lock import hold
 from semseg_automl.estimator._resolve import find_preset, resolve_request
 from semseg_automl.estimator._tables import Tables, prepare_tables
@@ -75,7 +75,7 @@ def fit_segmentor(seg: SemanticSegmentor, args: FitArguments) -> Fitted:
     request = _checked(seg, args)  # wrong arguments are told before any work is done
     budget = Budget(request.time_limit, started=args.started)
     problem = _prepare(seg, args)
-    with hold(problem.folder):
+    with hold(problem.folder), telling_what_is_kept(problem.folder):
         return _fit_into(seg, args, problem, request, budget, imported)
 
 

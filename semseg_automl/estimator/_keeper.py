@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from semseg_automl.artifacts.layout import holds_model
 from semseg_automl.artifacts.read import read_model
+from semseg_automl.core.errors import ArtifactError, SemsegError
 from semseg_automl.core.log import get_logger
 from semseg_automl.core.results import ModelRow
 from semseg_automl.data.fingerprint import PictureSizes
 from semseg_automl.estimator import _store
+from semseg_automl.estimator._manifest import expected_tensors
 from semseg_automl.estimator._tables import Tables
 from semseg_automl.estimator.baseline import NAME as BASELINE
 from semseg_automl.estimator.baseline import majority_row
@@ -46,7 +51,7 @@ class Earlier(Fitted):
     def read(cls, folder: Path) -> Earlier:
         """Read model, leaderboard and summary (the last two are empty after a run that was killed)."""
         rows, summary = _store.read_summary(folder)
-        model = _store.Trained.of_stored(read_model(folder))
+        model = _store.Trained.of_stored(read_model(folder, expected_tensors))
         return cls(model=model, folder=folder, rows=rows, summary=summary)
 
     @property
@@ -79,6 +84,7 @@ class Keeper:
     model: _store.Trained | None = None
     seconds: float = field(default=0.0)
     score_stored: float | None = None
+    in_memory_only: bool = False
 
     def keep(self, outcome: Outcome) -> None:
         """Store the outcome's best model."""
@@ -106,7 +112,7 @@ class Keeper:
             weights=self.weights,
             info=info,
         )
-        _store.write(self.folder, self.model)
+        self._write(self.model)
         self.seconds += time.perf_counter() - started
 
     def verify(self, job: TrainJob, remaining: Callable[[], float], needed: float) -> None:
@@ -114,7 +120,7 @@ class Keeper:
 
         In float32, as predictions are. A difference that rounding can't explain is told.
         """
-        if self.model is None or remaining() < needed:
+        if self.model is None or self.in_memory_only or remaining() < needed:
             return
         stored = _store.Trained.of_stored(read_model(self.folder))
         job = replace(job, config=stored.config, init=stored.state, precision="32-true", checkpoint=None)
@@ -148,16 +154,54 @@ class Keeper:
         if self.score_stored is not None:
             summary["score_stored"] = self.score_stored
         self._warn(outcome, total, limit)
-        _store.write_summary(self.folder, rows, summary)
+        folder = self._settle(rows, summary)
         _LOG.info(
             "Best model: %s, %s %.4f on validation, %.0f s in all. Stored in %s.",
             summary.get("best_model"),
             self.metric,
             model.score,
             total,
-            self.folder,
+            folder,
         )
-        return Fitted(model=model, folder=self.folder, rows=rows, summary=summary, study=outcome.study)
+        return Fitted(model=model, folder=folder, rows=rows, summary=summary, study=outcome.study)
+
+    def _write(self, model: _store.Trained) -> None:
+        """Store a model; where that fails it is held in memory, and tried again at the end."""
+        try:
+            _store.write(self.folder, model)
+            self.in_memory_only = False
+        except ArtifactError as error:
+            self.in_memory_only = True
+            _LOG.warning("%s The fit goes on with the model in memory and tries again at its end.", error)
+
+    def _settle(self, rows: list[ModelRow], summary: Mapping[str, Any]) -> Path:
+        """Write what is left to write, and return the folder of the model."""
+        folder = self._rescue() if self.in_memory_only else self.folder
+        try:
+            _store.write_summary(folder, rows, summary)
+        except ArtifactError as error:
+            _LOG.error("%s The model itself is not touched by this.", error)
+        return folder
+
+    def _rescue(self) -> Path:
+        """Store a model that could not be stored when it was found: in its folder, else in a temporary one.
+
+        Where that fails too, on a disk that stays full, the fit ends with the model in memory and says so.
+        """
+        places = (lambda: self.folder, lambda: Path(tempfile.mkdtemp(prefix="semseg_automl_rescued_")))
+        for place in places:
+            try:
+                folder = place()
+                if self.model is not None:
+                    _store.write(folder, self.model)
+            except OSError as error:
+                _LOG.error("%s", error)
+                continue
+            if folder != self.folder:
+                _LOG.error("The model is not in %s but in %s: move it to a safe place.", self.folder, folder)
+            return folder
+        _LOG.error("The model is not on disk, only in this process: make room and call save(path).")
+        return self.folder
 
     def _replaces_earlier(self, score: float) -> bool:
         """A model without a summary is of this very run, which was killed: the same again is no worse."""
@@ -216,6 +260,20 @@ class Keeper:
                 limit,
                 total,
             )
+
+
+@contextlib.contextmanager
+def telling_what_is_kept(folder: Path) -> Iterator[None]:
+    """Add to an error that ends a fit what of it, or of an earlier run, lies in its folder."""
+    try:
+        yield
+    except SemsegError as error:
+        kept = (
+            f"The best model so far is kept in {folder}"
+            if holds_model(folder)
+            else f"No model is kept in {folder}"
+        )
+        raise type(error)(f"{error} {kept}.") from error
 
 
 def _better(new: float, old: float) -> bool:

@@ -42,7 +42,8 @@ def hold(folder: Path) -> Iterator[None]:
         return
     try:
         facts = {"pid": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-        replace_file(folder / HOLDER, json.dumps(facts).encode())
+        with contextlib.suppress(OSError):  # a full disk: a second fit is refused without these facts
+            replace_file(folder / HOLDER, json.dumps(facts).encode())
         yield
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone, or have become read-only

@@ -46,28 +46,31 @@ def _whole(value: Any) -> bool:
 
 def _size(value: Any) -> bool:
     sides = value if isinstance(value, tuple) else (value,)
-    return len(sides) <= 2 and all(_whole(s) and s >= 32 for s in sides)
+    return len(sides) in (1, 2) and all(_whole(s) and 32 <= s <= LONGEST for s in sides)
 
 
 def _some_of(value: Any, known: tuple[str, ...]) -> bool:
     return isinstance(value, tuple) and bool(value) and set(value) <= set(known)
 
 
+_MOST = 64
+_FEW = Rule(lambda v: _whole(v) and v <= _MOST, f"a whole number from 1 to {_MOST}")
 _COUNT = Rule(_whole, "a whole number of at least 1")
 _POSITIVE = Rule(lambda v: _number(v) and v > 0, "a number above 0")
 _NOT_NEGATIVE = Rule(lambda v: _number(v) and v >= 0, "a number of at least 0")
 _FRACTION = Rule(lambda v: _number(v) and 0 <= v < 1, "a number from 0 to below 1")
-_SIDES = "a long side or (height, width) of at least 32 pixels"
+LONGEST = 16_384
+_SIDES = f"a long side or (height, width) of 32 to {LONGEST} pixels"
 
 RULES: dict[str, Rule] = {
     "rank": _COUNT,
     "alpha": _POSITIVE,
-    "num_experts": _COUNT,
+    "num_experts": _FEW,
     "scales": Rule(
-        lambda v: v is None or (isinstance(v, tuple) and bool(v) and all(map(_whole, v))),
-        "None or whole numbers of at least 1",
+        lambda v: v is None or (isinstance(v, tuple) and bool(v) and all(map(_FEW.holds, v))),
+        f"None or whole numbers from 1 to {_MOST}",
     ),
-    "top_k": _COUNT,
+    "top_k": _FEW,
     "rslora": Rule(lambda v: isinstance(v, bool), "True or False"),
     "targets": Rule(
         lambda v: v is None or _some_of(v, PLACES), f"None or some of {', '.join(map(repr, PLACES))}"

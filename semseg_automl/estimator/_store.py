@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +16,18 @@ from typing import Any
 
 import torch
 
+from semseg_automl.artifacts.files import JSON_LIMIT, no_unpickling, read_regular
 from semseg_automl.artifacts.layout import holds_model, replace_file
 from semseg_automl.artifacts.probe import check_probe, make_probe
 from semseg_automl.artifacts.read import StoredModel, read_model
 from semseg_automl.artifacts.schema import Manifest
 from semseg_automl.artifacts.write import write_model
 from semseg_automl.core.config import RunConfig
-from semseg_automl.core.errors import ArtifactError
+from semseg_automl.core.errors import ArtifactError, BackboneError, WeightsError
 from semseg_automl.core.results import ModelRow
 from semseg_automl.data.images import IntensityScaling
 from semseg_automl.data.labels import LabelMap
+from semseg_automl.estimator._manifest import expected_tensors, settings
 from semseg_automl.models.build import build_segmenter
 from semseg_automl.models.checkpoints import ResolvedWeights, resolve_weights
 from semseg_automl.models.segmenter import Segmenter
@@ -112,20 +116,16 @@ class Trained:
         return cls(state=result.model, threshold=result.threshold, metrics=result.metrics, **parts)
 
     @classmethod
-    def of_stored(cls, stored: StoredModel) -> Trained:
-        """From a model as read; finds the backbone's weights."""
+    def of_stored(cls, stored: StoredModel, weights_file: Path | None = None) -> Trained:
+        """From a model as read; finds the backbone's weights (see :func:`read`), or raises BackboneError."""
         manifest = stored.manifest
-        name = manifest.backbone["name"]
-        if stored.backbone is not None:
-            weights = ResolvedWeights.in_memory(name, stored.backbone)
-        else:
-            weights = resolve_weights(name, sha256=manifest.backbone["sha256"] or None)
+        found = settings(manifest)
         return cls(
             state=ModelState(adapter=stored.adapter, head=stored.head),
-            config=RunConfig.from_json(manifest.config),
-            label_map=LabelMap.from_json(manifest.label_map),
-            scaling=None if manifest.scaling is None else IntensityScaling(**manifest.scaling),
-            weights=weights,
+            config=found.config,
+            label_map=found.label_map,
+            scaling=found.scaling,
+            weights=_backbone_of(stored, weights_file),
             threshold=0.5 if manifest.threshold is None else manifest.threshold,
             metrics=manifest.metrics,
             info=manifest.info,
@@ -144,6 +144,26 @@ class Trained:
         )
         segmenter.load_trainable_state(dict(self.state.adapter), dict(self.state.head))
         return segmenter.eval()
+
+
+def _backbone_of(stored: StoredModel, file: Path | None = None) -> ResolvedWeights:
+    """The weights that came with a model, or those that its manifest names, in ``file`` or elsewhere."""
+    name, digest = stored.manifest.backbone["name"], stored.manifest.backbone["sha256"]
+    if file is not None and file.is_file() and stored.backbone is None:
+        with contextlib.suppress(WeightsError):  # no longer what it was: looked for as usual
+            return resolve_weights(file, sha256=digest)
+    try:
+        if stored.backbone is None or not digest:
+            return resolve_weights(name, sha256=digest or None)
+        weights = ResolvedWeights.in_memory(name, stored.backbone)
+    except WeightsError as error:
+        raise BackboneError(f"The saved model's backbone can't be used. {error}") from error
+    if weights.sha256 != digest:
+        raise BackboneError(
+            f"The saved model came with other weights of {name!r} (sha256 over tensors {weights.sha256}) "
+            f"than it was trained on ({digest})."
+        )
+    return weights
 
 
 def write(
@@ -165,22 +185,53 @@ def write(
     write_model(folder, manifest, model.state.adapter, model.state.head, probe, backbone=backbone)
 
 
-def read(folder: str | os.PathLike[str]) -> tuple[Trained, Segmenter]:
+def read(folder: str | os.PathLike[str], *, weights_file: Path | None = None) -> tuple[Trained, Segmenter]:
     """Read a model, build its network and compare its output with the stored probe.
+
+    ``weights_file`` is tried first for a backbone that is not stored with the model.
 
     Raises
     ------
     ArtifactError
-        The folder holds no model, or one that was changed or does not compute what it computed.
-    WeightsError
-        The backbone that the model was trained on can't be found.
+        The folder holds no model, or one that was changed or does not compute what it computed; see
+        its subclasses in ``core.errors``.
+    BackboneError
+        The backbone that the model was trained on can't be found (a WeightsError too).
     """
-    stored = read_model(folder)
-    trained = Trained.of_stored(stored)
-    segmenter = trained.segmenter()
-    if stored.probe is not None:
-        check_probe(segmenter, stored.probe)
+    with no_unpickling():
+        stored = read_model(folder, expected_tensors)
+        trained = Trained.of_stored(stored, weights_file)
+        segmenter = trained.segmenter()
+        if stored.probe is not None:
+            check_probe(segmenter, stored.probe)
     return trained, segmenter
+
+
+def pack(model: Trained) -> tuple[dict[str, bytes], Path | None]:
+    """A saved model as bytes by file name, and where its backbone lies; for :func:`unpack`.
+
+    A backbone that is held in memory (the model came with it) is among the files.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write(folder, model, include_backbone=model.weights.tensors is not None)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}, model.weights.path
+
+
+def unpack(files: Mapping[str, bytes], weights_file: Path | None) -> Trained:
+    """The model that :func:`pack` took, after every check of :func:`read`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, data in files.items():
+            path = Path(scratch, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return read(scratch, weights_file=weights_file)[0]
+
+
+def read_trained(folder: str | os.PathLike[str]) -> Trained:
+    """Read a model as :func:`read` does, without building its network."""
+    return Trained.of_stored(read_model(folder, expected_tensors))
 
 
 def write_summary(folder: Path, rows: Sequence[ModelRow], summary: Mapping[str, Any]) -> None:
@@ -196,13 +247,15 @@ def write_summary(folder: Path, rows: Sequence[ModelRow], summary: Mapping[str, 
 def read_summary(folder: str | os.PathLike[str]) -> tuple[list[ModelRow], dict[str, Any]]:
     """The leaderboard rows and summary stored beside a model; empty where there are none."""
     path = Path(folder) / SUMMARY
-    if not path.is_file():
+    if not os.path.lexists(path):
         return [], {}
+    data = read_regular(path, JSON_LIMIT)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return [ModelRow.from_json(row) for row in content["rows"]], content["summary"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = json.loads(data.decode())  # NaN is a value here
+        rows, summary = [ModelRow.from_json(row) for row in content["rows"]], dict(content["summary"])
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} can't be read: {error}") from error
+    return rows, summary
 
 
 def initial_state(
@@ -213,7 +266,7 @@ def initial_state(
     Adapter and head shapes are the saved model's; classes are matched by name, new ones start
     from the backbone's tokens (see ``Segmenter.map_head_state``).
     """
-    trained = Trained.of_stored(read_model(folder))
+    trained = read_trained(folder)
     if trained.weights.name != backbone:
         raise ArtifactError(
             f"init_from={str(folder)!r} was trained on the backbone {trained.weights.name!r}, not "

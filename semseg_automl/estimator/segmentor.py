@@ -428,10 +428,18 @@ class SemanticSegmentor(BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "path_")
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        state.pop("_predictor", None)
-        return state
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, joblib and deepcopy: the parameters, and the fitted model as the bytes of its folder.
+
+        Unpickling reads these bytes as :meth:`load` reads a folder, with every check; the network is
+        built again when it is needed.
+        """
+        from semseg_automl.estimator import _store
+
+        parameters = self.get_params(deep=False)
+        rest = {k: v for k, v in vars(self).items() if k not in {*parameters, "_model", "_predictor"}}
+        packed = _store.pack(self._model) if self.__sklearn_is_fitted__() else None
+        return _rebuild, (type(self), parameters, rest, packed)
 
     def _adopt(self, model: Trained, folder: Path, rows: list[ModelRow], summary: dict[str, Any]) -> None:
         """Set every fitted attribute from a trained or loaded model."""
@@ -483,3 +491,15 @@ class SemanticSegmentor(BaseEstimator):
 
         self._require_fitted()
         return Views.of(bool(self._model.info.get("tta", False)) if tta is None else tta)
+
+
+def _rebuild(kind: type, parameters: dict[str, Any], rest: dict[str, Any], packed: Any) -> SemanticSegmentor:
+    """The inverse of ``SemanticSegmentor.__reduce__``."""
+    from semseg_automl.estimator import _store
+
+    made: SemanticSegmentor = kind(**parameters)
+    vars(made).update(rest)
+    if packed is not None:
+        with logging_at(min(made.verbosity, 1)):
+            made._model = _store.unpack(*packed)
+    return made

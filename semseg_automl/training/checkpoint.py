@@ -111,7 +111,9 @@ class CheckpointFile:
         size = 5 * sum(p.numel() * p.element_size() for p in module.average.parameters)
         if size > LARGEST:
             if not self._told:
-                _LOG.info("The run's state (%.1f GiB) is not kept: killed, it would start anew.", size / 2**30)
+                _LOG.info(
+                    "The run's state (%.1f GiB) is not kept: killed, it would start anew.", size / 2**30
+                )
             self._told = True
             return
         try:

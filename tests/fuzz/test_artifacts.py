@@ -1,0 +1,38 @@
+"""No mutation of a saved model ends in anything but an ArtifactError or equal masks; no hang, no code run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PEAK_MIB = 1024
+
+
+def fuzz(count: int, seed: int, timeout: float) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.run", str(count), str(seed)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert not found["failures"], "\n".join(found["failures"])
+    assert sum(found["outcomes"].values()) == count
+    assert found["outcomes"].get("equal masks", 0) > 0  # the harness does load what is unharmed
+    assert found["peak_mib"] is None or found["peak_mib"] < PEAK_MIB, found
+
+
+def test_a_hundred_mutations() -> None:
+    fuzz(100, seed=1, timeout=900)
+
+
+@pytest.mark.chaos
+def test_two_thousand_mutations() -> None:
+    fuzz(2000, seed=2, timeout=3600)
