@@ -1,6 +1,7 @@
 """Experts written out: upsample, convolve, GELU, downsample. Scale s costs s^2 pixels.
 
-Needed where a GELU stands between the two interpolations, which then do not fold.
+Needed where a GELU stands between the two interpolations, which then do not fold. How many units an expert
+sees depends on the gates' values, so torch.export refuses this form (the folded one it takes).
 """
 
 from __future__ import annotations
