@@ -17,7 +17,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import run_apart
 from benchmarks.paper.readers import READERS, LayoutError, Tables
 from benchmarks.paper.sets import SETS, PaperSet
 from benchmarks.quality.run import circumstances
@@ -33,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 SEEDS = (0, 1, 2)
 BACKBONE = "sam_vit_h"
+PAPER_EPOCHS = 30
 
 
 def read(spec: PaperSet) -> Tables:
@@ -89,9 +90,10 @@ def run(name: str, seed: int, backbone: str, max_epochs: int | None = None) -> d
     }
 
 
-def result_path(name: str, seed: int, backbone: str) -> Path:
+def result_path(name: str, seed: int, backbone: str, max_epochs: int | None = None) -> Path:
     """Where a run's result lies."""
-    return RESULTS / f"{name}-{Path(backbone).stem}-{seed}.json"
+    shorter = "" if max_epochs is None else f"-{max_epochs}epochs"
+    return RESULTS / f"{name}-{Path(backbone).stem}{shorter}-{seed}.json"
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -101,18 +103,22 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(results: Iterable[dict[str, Any]]) -> str:
-    """A Markdown table, a row for each set, backbone and test."""
-    groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    """A Markdown table, a row for each set, backbone, number of epochs and test."""
+    groups: dict[tuple[str, str, int, str], list[dict[str, float]]] = {}
     for result in sorted(results, key=lambda r: (r["set"], r["backbone"], r["seed"])):
+        epochs = result["hyperparameters"].get("max_epochs", PAPER_EPOCHS)
         for test, scores in result["test"].items():
-            groups.setdefault((result["set"], result["backbone"], test), []).append(scores)
-    lines = ["| set | backbone | test | seeds | scores, mean ± standard error |", "|---|---|---|---|---|"]
-    for (name, backbone, test), runs in groups.items():
+            groups.setdefault((result["set"], result["backbone"], epochs, test), []).append(scores)
+    lines = [
+        "| set | backbone | epochs | test | seeds | scores, mean ± standard error |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (name, backbone, epochs, test), runs in groups.items():
         cells = []
         for metric in runs[0]:
             mean, error = mean_and_error([scores[metric] for scores in runs])
             cells.append(f"{metric} {mean:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}"))
-        lines.append(f"| {name} | {backbone} | {test} | {len(runs)} | {', '.join(cells)} |")
+        lines.append(f"| {name} | {backbone} | {epochs} | {test} | {len(runs)} | {', '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -124,6 +130,26 @@ def list_sets() -> None:
         except LayoutError as error:
             state = f"can't be had here: {error}"
         print(f"{name:20} {spec.source}\n{'':20} {state}" + (f"\n{'':20} {spec.note}" if spec.note else ""))
+
+
+def _run_missing(arguments: argparse.Namespace) -> bool:
+    """Run what has no result, one at a time; True if nothing failed or was stopped."""
+    good = True
+    for name in arguments.names:
+        for seed in arguments.seeds:
+            if result_path(name, seed, arguments.backbone, arguments.max_epochs).exists():
+                continue
+            command = [sys.executable, "-m", "benchmarks.paper.run", "--one", name, str(seed)]
+            command += ["--backbone", arguments.backbone]
+            if arguments.max_epochs is not None:
+                command += ["--max-epochs", str(arguments.max_epochs)]
+            ended = run_apart(command)
+            if ended is None:
+                return False
+            if ended[0]:
+                print(f"{name}, seed {seed}: {ended[1]}", file=sys.stderr)
+                good = False
+    return good
 
 
 def main() -> int:
@@ -146,20 +172,12 @@ def main() -> int:
         name, seed = arguments.one[0], int(arguments.one[1])
         result = run(name, seed, arguments.backbone, arguments.max_epochs)
         RESULTS.mkdir(exist_ok=True)
-        path = result_path(name, seed, arguments.backbone)
+        path = result_path(name, seed, arguments.backbone, arguments.max_epochs)
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         return 0
-    failed = 0
-    for name in arguments.names:
-        for seed in arguments.seeds:
-            if not result_path(name, seed, arguments.backbone).exists():
-                command = [sys.executable, "-m", "benchmarks.paper.run", "--one", name, str(seed)]
-                command += ["--backbone", arguments.backbone]
-                if arguments.max_epochs is not None:
-                    command += ["--max-epochs", str(arguments.max_epochs)]
-                failed |= subprocess.run(command, check=False).returncode
+    failed = not _run_missing(arguments)
     print(table(json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))))
-    return int(bool(failed))
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import run_apart
 from benchmarks.quality.run import circumstances
 
 HERE = Path(__file__).resolve().parent
@@ -205,12 +205,12 @@ def execute_apart(run: Run, results: Path, backbone: str = BACKBONE) -> bool:
     """Execute a run in a process of its own; what failed is kept as a result with its last words."""
     order = json.dumps({**asdict(run), "backbone": backbone, "results": str(results)})
     command = [sys.executable, "-m", "benchmarks.quality.adapters", "--one", order]
-    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
-    if done.returncode < 0 or done.returncode == 130:  # stopped from outside: to be run again
+    ended = run_apart(command)
+    if ended is None:  # stopped from outside: to be run again
         return False
-    if done.returncode:
-        words = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        keep({**asdict(run), "error": words[0]}, run.path(results))
+    code, words = ended
+    if code:
+        keep({**asdict(run), "error": words}, run.path(results))
     return True
 
 

@@ -66,10 +66,15 @@ def thickness(indices: np.ndarray, n_classes: int) -> np.ndarray:
     return np.stack([area, border], axis=1)[1:]
 
 
+def _sample(masks: Sequence[Source], label_map: LabelMap) -> list[np.ndarray]:
+    """Class indices of up to 32 masks, evenly spread over the table."""
+    step = max(1, len(masks) // SAMPLE)
+    return parallel(lambda source: read_mask(source, label_map), list(masks)[::step][:SAMPLE])
+
+
 def class_pixels(masks: Sequence[Source], label_map: LabelMap) -> tuple[int, ...]:
     """Labelled pixels of each class, counted over up to 32 masks, evenly spread over the table."""
-    step = max(1, len(masks) // SAMPLE)
-    read = parallel(lambda source: read_mask(source, label_map), list(masks)[::step][:SAMPLE])
+    read = _sample(masks, label_map)
     counts = sum(np.bincount(m[m >= 0].ravel(), minlength=label_map.n_classes) for m in read)
     return tuple(int(n) for n in np.asarray(counts))
 
@@ -81,8 +86,7 @@ def thinnest_class(masks: Sequence[Source], label_map: LabelMap) -> float:
     of a square. Counted over up to 32 masks, evenly spread over the table. A table of empty or
     one-class masks has no border and answers 1.0.
     """
-    step = max(1, len(masks) // SAMPLE)
-    read = parallel(lambda source: read_mask(source, label_map), list(masks)[::step][:SAMPLE])
+    read = _sample(masks, label_map)
     counts = sum(thickness(m, label_map.n_classes) for m in read)
     side = float(np.mean([max(m.shape) for m in read]))
     area, border = np.asarray(counts).T

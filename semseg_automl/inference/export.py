@@ -209,8 +209,8 @@ def _write(network: torch.nn.Module, path: Path, example: Tensor, *, free: bool)
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ConfigError(
-                f"The network can't be written as ONNX: {str(error).splitlines()[0]}. All adapters on mobile_sam "
-                "and SAM's ViTs can; timm's backbones can't yet."
+                f"The network can't be written as ONNX: {str(error).splitlines()[0]}. All adapters on "
+                "mobile_sam and SAM's ViTs can; timm's backbones can't yet."
             ) from error
 
 

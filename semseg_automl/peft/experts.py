@@ -2,6 +2,7 @@
 
 Experts run one by one on the units that kept them: at native resolution where that is exact
 (:mod:`semseg_automl.peft.fold_gelu`), else written out, where scale s costs s^2 pixels.
+How many units an expert sees depends on the gates' values; where a graph is recorded all see all.
 """
 
 from __future__ import annotations

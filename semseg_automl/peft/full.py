@@ -1,5 +1,8 @@
 """Full fine-tuning: the encoder itself is trained, no layer is added.
 
+(The same mark serves parts of an encoder that have no pretrained weights and are trained with every
+adapter: the neck of :mod:`semseg_automl.models.encoders.timm_vit`.)
+
 The upper baseline of the papers on adapters. There is no formula beyond "all of it": with
 placement="all" every parameter of the encoder, patch embedding, positions and neck included; with
 "last_K" or "global" every parameter of those blocks (attention, norms, MLP, local convolutions). TinyViT's

@@ -15,7 +15,8 @@ from semseg_automl.peft.full import is_tuned_whole
 def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Every adapter parameter inside ``module`` under its dotted name, in the order of the modules.
 
-    With adapter="full" these are the parameters of the encoder, or of its blocks, that are trained whole.
+    Parameters of parts that are trained whole are among them: with adapter="full" the encoder or its
+    blocks, and with any adapter the parts of an encoder that have no pretrained weights.
     """
     found: dict[str, nn.Parameter] = {}
     for path, part in module.named_modules():

@@ -2,8 +2,9 @@
 
 The blocks, positions and weights are timm's. Here the picture is brought to the model's patches (a patch of
 16 pixels takes it as it is; for another size p it is resized by p / 16, so that the map always has stride
-16), the last layer norm is applied, and a neck like SAM's brings the map to 256 channels. The neck has no
-pretrained weights anywhere: it starts from a fixed seed and is trained with every adapter, as the decoder is.
+16), the last layer norm is applied (where a model has it before pooling), and a neck like SAM's brings the
+map to 256 channels. The neck has no pretrained weights anywhere: it starts from a fixed seed and is trained
+with every adapter, as the decoder is.
 
 timm's other transformers are refused, with the reason: SAM's ViT is here already (sam_vit_b, with windows
 and relative positions), and those with rotary positions, gates or normalised queries would need the adapters
@@ -36,7 +37,8 @@ from semseg_automl.peft.full import tune_whole
 
 STRIDE = 16
 EMBED_DIM = 256
-_UNUSED = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
+_UNUSED = ("head.", "head_dist.")
+_POOLING = ("attn_pool", "fc_norm")
 _SITE_PATHS = {  # path in a block -> kind, part
     "attn.qkv": ("qkv", ""),
     "attn.proj": ("proj", ""),
@@ -94,6 +96,9 @@ class TimmViTEncoder(Encoder):
         self.embed_dim, self.skip_channels, self.multiple = EMBED_DIM, {}, STRIDE
         self.patch = int(self.vit.patch_embed.patch_size[0])
         self.grid = Grid()
+        for name in _POOLING:  # of the classifier: never run, so never trained either
+            if isinstance(getattr(vit, name, None), nn.Module):
+                setattr(vit, name, nn.Identity())
         for block in self.vit.blocks:
             for path in _SITE_PATHS:
                 part, name = path.split(".")
@@ -225,5 +230,5 @@ def cached_by_timm(name: str) -> Iterator[Path]:
 
 
 def is_unused(name: str) -> bool:
-    """Whether a tensor of timm's file is left out: classifiers and poolings."""
+    """Whether a tensor of timm's file is left out: a classifier's."""
     return name.startswith(_UNUSED)

@@ -168,4 +168,4 @@ def test_a_run_and_its_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert result["pictures"] == {"train": 6, "test": 2}
     assert 0 <= result["test"]["test"]["ber"] <= 1
     text = table([result, {**result, "seed": 1}])
-    assert "| sbu | sam_tiny | test | 2 | ber" in text and "±" in text
+    assert "| sbu | sam_tiny | 1 | test | 2 | ber" in text and "±" in text
