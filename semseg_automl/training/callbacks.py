@@ -26,6 +26,7 @@ from semseg_automl.training.validate import Validation, validate
 _LOG = get_logger("training")
 _VALIDATION_SHARE = 0.10  # of a run's wall clock
 _MAX_VALIDATIONS = 12
+_SLACK = 1.2  # of a validation's expected time: one that is cut short scores some pictures only
 _WARM_UP_STEPS = 5
 _FEW_STEPS = 4  # between two validations, at least
 _PREDICT_COST = 0.35  # of a picture, as a share of its training step
@@ -125,7 +126,7 @@ class Coach(lightning.Callback):
         self.best, self.best_state, self.peak = start.best, start.model, start.peak
         self.history = list(start.history)
         self.val_seconds, self.val_cost = start.val_seconds, start.val_cost
-        self.pacer.reserve = 1.1 * start.val_cost
+        self.pacer.reserve = _SLACK * start.val_cost
         self._train_seconds_before = start.train_seconds
         self._first_step = self._last_step = self._seen = start.step
         if self.rank == 0:
@@ -217,7 +218,7 @@ class Coach(lightning.Callback):
         if not math.isfinite(left):
             return False
         per_step = self.seconds_per_step * self.accumulate
-        return left - 1.1 * self.validation_estimate() <= 1.5 * per_step
+        return left - _SLACK * self.validation_estimate() <= 1.5 * per_step
 
     def _last_is_near(self) -> bool:
         """Whether a validation now would leave no room for training before the last one."""
@@ -281,7 +282,7 @@ class Coach(lightning.Callback):
         self.val_seconds += time.perf_counter() - started
         if result.complete:
             self.val_cost = result.seconds
-            self.pacer.reserve = 1.1 * result.seconds
+            self.pacer.reserve = _SLACK * result.seconds
         self.history.append((step, self.pacer.seconds(), result.score))
         self._last_step = step
         self._next = min(1.0, self.pacer.now(step) + self._interval())

@@ -15,6 +15,9 @@ import numpy as np
 
 from semseg_automl.training.validate import Validation
 
+PART = 0.25
+"""Share of the validation pictures that is enough to judge weights by, if the clock left no time for all."""
+
 
 def standard_error(first: Validation, second: Validation) -> float:
     """Standard error of the mean difference between two validations' scores of the same pictures.
@@ -24,8 +27,17 @@ def standard_error(first: Validation, second: Validation) -> float:
     """
     if len(first.per_image) != len(second.per_image):
         return 0.0
-    differences = np.subtract(first.per_image, second.per_image, dtype=np.float64)
-    differences = differences[~np.isnan(differences)]
+    return _error(_differences(first, second))
+
+
+def _differences(first: Validation, second: Validation) -> np.ndarray:
+    """First minus second, of the pictures that both have a score of; float64 (n,)."""
+    both = min(len(first.per_image), len(second.per_image))
+    differences = np.subtract(first.per_image[:both], second.per_image[:both], dtype=np.float64)
+    return differences[~np.isnan(differences)]
+
+
+def _error(differences: np.ndarray) -> float:
     if differences.size < 2:
         return 0.0
     return float(differences.std(ddof=1) / math.sqrt(differences.size))
@@ -41,12 +53,18 @@ def replaces(new: Validation, peak: Validation | None) -> bool:
 
     Always where it is the highest itself. Else only where both are complete and defined and it is worse
     by at most one standard error; the comparison is with the peak, so that a slow decline is not
-    followed step by step.
+    followed step by step. One that the clock cut short is compared on the pictures that it saw, if these
+    are at least ``PART``: it is mostly the last of a run, of the weights that all the training went into.
     """
     if peak is None or is_higher(new, peak):
         return True
-    comparable = new.complete and peak.complete and not math.isnan(new.score)
-    return comparable and peak.score - new.score <= standard_error(new, peak)
+    if math.isnan(new.score) or not peak.complete:
+        return False
+    if not new.complete:
+        differences = _differences(new, peak)
+        enough = differences.size >= max(2, PART * len(peak.per_image))
+        return bool(enough and differences.mean() >= -_error(differences))
+    return peak.score - new.score <= standard_error(new, peak)
 
 
 def _rank(found: Validation) -> tuple[bool, bool, float]:

@@ -60,3 +60,16 @@ def test_complete_and_defined_come_first() -> None:
     assert not replaces(partial, PEAK) and replaces(PEAK, partial)
     assert not replaces(undefined, PEAK) and replaces(PEAK, undefined)
     assert replaces(found(math.nan), found(math.nan))
+
+
+def test_one_that_was_cut_short_is_judged_on_the_pictures_that_it_saw() -> None:
+    def kept(*per_image: float) -> bool:
+        return replaces(found(0.1, *per_image, complete=False), PEAK)
+
+    assert kept(0.3, 0.95) and not kept(0.1, 0.8)  # better, worse on both by the same
+    assert kept(0.3, 0.85)  # +0.1, -0.05: within the noise
+    assert not kept(0.3) and not kept(math.nan, 0.95)  # one picture tells nothing
+    many = found(0.6, *[0.5] * 100)
+    assert not replaces(found(0.9, *[0.9] * 24, complete=False), many)  # less than a quarter
+    assert replaces(found(0.9, *[0.9] * 25, complete=False), many)
+    assert not replaces(PEAK, found(0.9, 0.9, 0.9, 0.9, 0.9))  # complete ones as ever
