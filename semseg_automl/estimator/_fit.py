@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from semseg_automl.search.progress import progress_bar
 from semseg_automl.search.request import FitRequest
 from semseg_automl.search.run import Outcome
 from semseg_automl.training.job import TrainJob
+from semseg_automl.training.loggers import FitLog, check_loggers
 
 if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
@@ -54,6 +56,7 @@ class FitArguments:
     resume: bool
     init_from: Any
     callbacks: Any
+    loggers: Any
     started: float
 
 
@@ -143,7 +146,8 @@ def _fit_into(
     )
     stop = Interrupt()
     try:
-        outcome = _run(request, job, tables, budget, keeper, args.engine, stop)
+        log = FitLog(check_loggers(args.loggers), folder)
+        outcome = _run(request, job, tables, budget, keeper, args.engine, stop, log)
         return keeper.close(outcome, before, budget.elapsed(), budget.limit)
     finally:
         stop.deliver()
@@ -153,6 +157,7 @@ def _checked(seg: SemanticSegmentor, args: FitArguments) -> FitRequest:
     """The request, as far as it follows from the arguments alone."""
     if args.engine not in ENGINES:
         raise unknown_name("engine", args.engine, ENGINES)
+    check_loggers(args.loggers)
     request = resolve_request(
         presets=args.presets,
         hyperparameters=args.hyperparameters,
@@ -217,13 +222,20 @@ def _run(
     keeper: Keeper,
     engine: str,
     stop: Interrupt,
+    log: FitLog,
 ) -> Outcome:
-    """The search, with Ctrl-C and SIGTERM caught and a progress bar."""
+    """The search, with Ctrl-C and SIGTERM caught, a progress bar and the loggers."""
     print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
-    with catch_interrupt(stop), progress_bar(request.verbosity >= 2, budget) as progress:
+    with catch_interrupt(stop), progress_bar(request.verbosity >= 2, budget) as show:
+
+        def progress(event: Mapping[str, Any]) -> None:
+            log.progress(event)
+            show(event)
+
         outcome = ENGINES[engine].run(
             request, job, print_, budget, stop, on_best=keeper.keep, progress=progress
         )
+    log.close(outcome.rows)
     if stop.requested:
         _LOG.warning("Interrupted: the best model so far is kept in %s.", keeper.folder)
     return outcome

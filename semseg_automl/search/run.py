@@ -16,7 +16,7 @@ from semseg_automl.search.budget import Budget, Interrupt
 from semseg_automl.search.facts import probe_speed
 from semseg_automl.search.planner import Fingerprint, Plan, expected_epochs, make_plan
 from semseg_automl.search.request import FitRequest, TuneSettings
-from semseg_automl.search.study import ask, enqueue_default, open_study, quiet_optuna, report_to, tell
+from semseg_automl.search.study import ask, call_back, enqueue_default, open_study, quiet_optuna, report_to, tell
 from semseg_automl.search.trial import Attempt, run_trial
 from semseg_automl.training.feature_cache import worth_caching
 from semseg_automl.training.feature_store import make_store_folder, remove_store_folder
@@ -196,8 +196,8 @@ def _search(
             if outcome.add(name, config, attempt):
                 on_best(outcome)
             _LOG.info("%s: %s", name, f"{result.score:.4f} ({result.state})" if result else attempt.reason)
-            for callback in request.callbacks:
-                callback(study, study.trials[trial.number])
+            if call_back(request.callbacks, study, study.trials[trial.number]):
+                break
 
 
 def _finish(
