@@ -83,7 +83,7 @@ def no_unpickling() -> Iterator[None]:
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "pickle.find_class" and getattr(_reading, "depth", 0):
+    if event == "pickle.find_class" and int(getattr(_reading, "depth", 0)):
         raise ArtifactError(
             f"A pickle ({'.'.join(map(str, arguments))}) was met while a saved model is read."
         )

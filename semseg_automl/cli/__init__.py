@@ -20,13 +20,16 @@ from semseg_automl.core.errors import ArtifactError, ConfigError, DataError, Sem
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 VERBS: dict[str, tuple[str, str]] = {
-    "fit": ("semseg_automl.cli.verbs", "fit"),
+    "fit": ("semseg_automl.cli.fit", "fit"),
     "predict": ("semseg_automl.cli.verbs", "predict"),
     "evaluate": ("semseg_automl.cli.verbs", "evaluate"),
     "leaderboard": ("semseg_automl.cli.verbs", "leaderboard"),
+    "report": ("semseg_automl.cli.verbs", "report"),
+    "export": ("semseg_automl.cli.verbs", "export"),
     "demo": ("semseg_automl.cli.demo", "demo"),
     "weights": ("semseg_automl.cli.weights", "weights"),
     "doctor": ("semseg_automl.cli.doctor", "doctor"),
+    "completion": ("semseg_automl.cli.completion", "completion"),
 }
 """Verb -> module and function; the function takes the parsed arguments and returns the exit code."""
 

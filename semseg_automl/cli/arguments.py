@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import json
-from typing import Any
+from collections.abc import Callable
 
 from semseg_automl import __version__
-from semseg_automl.core.errors import ConfigError
+from semseg_automl.cli.parser import Parser
 from semseg_automl.estimator.presets import DEFAULT_PRESET, PRESETS
 from semseg_automl.models.weights_registry import BACKBONES
 
 _EPILOG = """examples:
   semseg-automl fit train.csv --time-limit 600 --path model/
+  semseg-automl fit --config fit.toml
   semseg-automl evaluate model/ test.csv
   semseg-automl predict model/ pictures/*.jpg --output-dir masks/
+  semseg-automl report model/ test.csv --output report.html
 
 exit code: 0 done; 1 a run that failed (no weights, no model, interrupted, pictures that predict
 could not read); 2 wrong input."""
 _HYPERPARAMETERS = """name=value,... or a JSON object; a list in brackets means choices to search,
                      e.g. "rank=[4,8,16],adapter=lora" or '{"image_size": 512}'"""
-_WORDS = {"none": None, "null": None, "true": True, "false": False}
-_BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``semseg-automl``; its result has ``verb`` and each verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="semseg-automl",
         description="Fine-tune the Segment Anything Model on your own pictures.",
         epilog=_EPILOG,
@@ -36,23 +34,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"semseg-automl {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     common = _common()
-    _fit(verbs.add_parser("fit", parents=[common], help="train a model on a table of pictures and masks"))
-    _predict(verbs.add_parser("predict", parents=[common], help="write a mask for each picture"))
-    _evaluate(verbs.add_parser("evaluate", parents=[common], help="score a model on a table with masks"))
-    board = verbs.add_parser("leaderboard", parents=[common], help="every model that a fit tried, best first")
-    board.add_argument("model", help="folder of a model")
-    board.add_argument("--json", action="store_true", help="one JSON list with every column")
-    _demo(verbs.add_parser("demo", parents=[common], help="a whole run on a small problem, with a picture"))
-    _weights(verbs.add_parser("weights", help="what weights are here; fetch some"), common)
-    doctor = verbs.add_parser(
-        "doctor", parents=[common], help="this machine: devices, memory, versions, weights"
-    )
-    doctor.add_argument("--json", action="store_true")
+    for name, (text, build) in _VERBS.items():
+        parents = [] if name == "weights" else [common]
+        build(verbs.add_parser(name, parents=parents, help=text, description=text[0].upper() + text[1:]))
     return parser
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _common() -> Parser:
+    common = Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
     common.add_argument("-v", "--verbose", action="count", default=0, help="more messages")
     common.add_argument("-q", "--quiet", action="count", default=0, help="warnings only; -qq: errors only")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -65,54 +55,56 @@ def verbosity_of(args: argparse.Namespace) -> int:
 
 
 def _columns(
-    parser: argparse.ArgumentParser, image: str | None = "image", label: str | None = "label"
+    parser: argparse.ArgumentParser,
+    image: str | None,
+    label: str | None,
+    shown_image: str = "as in the fit",
+    shown_label: str = "as in the fit",
 ) -> None:
-    """Column names; for a fitted model None, which means the ones of its fit."""
-    shown = [name or "as in the fit" for name in (image, label)]
+    """Column names; None leaves the choice to the fitted model or the configuration file."""
     parser.add_argument(
-        "--image", default=image, metavar="COLUMN", help=f"column of pictures; default: {shown[0]}"
+        "--image", default=image, metavar="COLUMN", help=f"column of pictures; default: {shown_image}"
     )
     parser.add_argument(
-        "--label", default=label, metavar="COLUMN", help=f"column of masks; default: {shown[1]}"
+        "--label", default=label, metavar="COLUMN", help=f"column of masks; default: {shown_label}"
     )
 
 
 def _fit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("train", metavar="TRAIN.csv", help="table of paths, relative to the file")
-    parser.add_argument(
-        "--time-limit",
-        type=float,
-        metavar="SECONDS",
-        help="wall clock of the whole fit; default: one hour",
+    """What is not given stays None: then the file of --config decides, else the estimator's default."""
+    add = parser.add_argument
+    add("train", metavar="TRAIN.csv", nargs="?", help="table of paths, relative to the file")
+    add("--config", metavar="FIT.toml", help="arguments of the constructor and of fit by name; options win")
+    add("--time-limit", type=float, metavar="SECONDS", help="wall clock of the whole fit; default: one hour")
+    add("--path", metavar="FOLDER", help="of the model; default: SemsegModels/<time>")
+    add("--tuning-data", metavar="VAL.csv", help="validation pictures; default: a part of TRAIN.csv")
+    add(
+        "--holdout-frac", type=float, metavar="SHARE", help="of TRAIN.csv for validation; default: about 0.15"
     )
-    parser.add_argument("--path", metavar="FOLDER", help="of the model; default: SemsegModels/<time>")
-    parser.add_argument(
-        "--tuning-data", metavar="VAL.csv", help="validation pictures; default: a part of TRAIN.csv"
+    add("--groups", metavar="COLUMN", help="rows that share its value stay on one side of the split")
+    add("--presets", metavar="NAME", help=f"{', '.join(PRESETS)}; default: {DEFAULT_PRESET}")
+    add("--backbone", metavar="NAME", help=f"{', '.join(BACKBONES)}, or a weight file; default: auto")
+    add("--hyperparameters", metavar="VALUES", help=_HYPERPARAMETERS)
+    add("--problem-type", choices=("binary", "multiclass"), help="default: inferred from the masks")
+    add("--classes", metavar="NAMES", help="names such as sky,road for the mask values in ascending order")
+    add("--ignore-index", metavar="VALUE", help="mask value that is no class; auto, none or a number")
+    add("--eval-metric", metavar="NAME", help="that models are chosen by; default: iou or mean_iou")
+    _columns(parser, None, None, "image", "label")
+    add("--seed", type=int, help="default: 0")
+    add("--devices", help="auto, cpu, cuda, cuda:0,1, mps, or a number; default: auto")
+    add("--num-workers", metavar="N", help="processes that read pictures; default: auto")
+    searching = parser.add_mutually_exclusive_group()
+    searching.add_argument(
+        "--no-search", action="store_true", default=None, help="train one model, in its planned configuration"
     )
-    parser.add_argument("--presets", metavar="NAME", help=f"{', '.join(PRESETS)}; default: {DEFAULT_PRESET}")
-    parser.add_argument(
-        "--backbone", default="auto", help=f"{', '.join(BACKBONES)}, or a weight file; default: auto"
-    )
-    parser.add_argument("--hyperparameters", metavar="VALUES", help=_HYPERPARAMETERS)
-    parser.add_argument(
-        "--problem-type", choices=("binary", "multiclass"), help="default: inferred from the masks"
-    )
-    _columns(parser)
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument(
-        "--devices", default="auto", help="auto, cpu, cuda, cuda:0,1, mps, or a number; default: auto"
-    )
-    parser.add_argument(
-        "--no-search", action="store_true", help="train one model, in its planned configuration"
-    )
-    parser.add_argument(
-        "--init-from", metavar="MODEL", help="a model whose adapter and head start the training"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from the model that lies in --path")
+    searching.add_argument("--trials", type=int, metavar="N", help="of the search; default: what time allows")
+    add("--storage", metavar="URL", help="Optuna storage of the search")
+    add("--init-from", metavar="MODEL", help="a model whose adapter and head start the training")
+    add("--resume", action="store_true", default=None, help="go on from the model that lies in --path")
 
 
 def _predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder of a model")
+    _model(parser)
     parser.add_argument("data", nargs="+", metavar="TEST.csv|PICTURE", help="one table, or pictures")
     parser.add_argument(
         "--output-dir",
@@ -120,6 +112,7 @@ def _predict(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="gets a PNG per picture, and a manifest; what is finished there is not done again",
     )
+    parser.add_argument("--batch-size", default="auto", metavar="N", help="pictures at a time; default: auto")
     _tile(parser)
     parser.add_argument(
         "--tta",
@@ -133,14 +126,49 @@ def _predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder of a model")
+    _model(parser)
     parser.add_argument("data", metavar="TEST.csv", help="table with masks")
-    parser.add_argument("--json", action="store_true", help="one JSON object, or a list of rows")
+    parser.add_argument("--metrics", metavar="NAMES", help="such as iou,boundary_f; default: the usual ones")
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument("--per-class", action="store_true", help="a row per class")
     rows.add_argument("--per-image", action="store_true", help="a row per picture")
+    rows.add_argument(
+        "--confidence", type=float, metavar="LEVEL", help="such as 0.95: intervals from 1000 bootstrap draws"
+    )
+    parser.add_argument("--strict-labels", action="store_true", help="unknown mask values are an error")
     _tile(parser)
     _columns(parser, None, None)
+
+
+def _leaderboard(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("data", nargs="?", metavar="TEST.csv", help="adds a column score_test")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument(
+        "data", nargs="?", metavar="TEST.csv", help="table with masks: adds scores, confusion and pictures"
+    )
+    parser.add_argument("--output", default="report.html", metavar="FILE", help="default: report.html")
+    parser.add_argument("--pictures", type=int, default=12, metavar="N", help="in the page; default: 12")
+    _columns(parser, None, None)
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("output", metavar="MODEL.onnx", help="file to write")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="bind the file to this size, in multiples of 32; default: any",
+    )
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="folder of a model")
 
 
 def _tile(parser: argparse.ArgumentParser) -> None:
@@ -167,98 +195,34 @@ def _demo(parser: argparse.ArgumentParser) -> None:
         help="each run adds a subfolder; default: semseg_demo",
     )
     parser.add_argument("--backbone", default="mobile_sam", help="default: mobile_sam")
-    _columns(parser)
+    _columns(parser, "image", "label", "image", "label")
 
 
-def _weights(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+def _weights(parser: argparse.ArgumentParser) -> None:
+    common = _common()
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch")
     actions.add_parser("list", parents=[common], help="backbones, and whether their weights are here")
     fetch = actions.add_parser("fetch", parents=[common], help="find or download weights, and check them")
     fetch.add_argument("name", metavar="NAME", help=", ".join(BACKBONES))
 
 
-def parse_hyperparameters(text: str | None) -> dict[str, Any] | None:
-    """``rank=4,adapter=lora`` or a JSON object as a dict.
-
-    In the first form ``[a,b]`` is a list (choices to search), ``(a,b)`` a tuple (one value), None,
-    true and false are what they say, and what is no number is text.
-
-    Raises
-    ------
-    ConfigError
-        Neither of the two forms, or a name given twice.
-    """
-    if text is None:
-        return None
-    if text.lstrip().startswith("{"):
-        try:
-            return dict(json.loads(text))
-        except ValueError as error:
-            raise ConfigError(f"--hyperparameters {text!r} is no JSON object: {error}.") from error
-    values: dict[str, Any] = {}
-    for part in _split(text):
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip() or not value.strip() or name.strip() in values:
-            why = "occurs twice" if name.strip() in values else "is not name=value"
-            raise ConfigError(
-                f"--hyperparameters: {part.strip()!r} {why}. Write rank=4,adapter=lora or a JSON object."
-            )
-        values[name.strip()] = _value(value)
-    return values
+def _completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="whose script is printed")
 
 
-def _split(text: str) -> list[str]:
-    """Split at the commas that are outside of brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in _BRACKETS) - (letter in _BRACKETS.values())
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part for part in parts if part.strip()]
+def _nothing(_parser: argparse.ArgumentParser) -> None:
+    """A verb without options of its own."""
 
 
-def _value(text: str) -> Any:
-    text = text.strip()
-    if text[0] in "[(" and text[-1] == _BRACKETS[text[0]]:
-        items = [_value(part) for part in _split(text[1:-1])]
-        return items if text[0] == "[" else tuple(items)
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return value if isinstance(value, int | float | str) else text
-
-
-def parse_tile(text: str) -> str | int | None:
-    """``512`` is a side, ``none`` means whole pictures, all else is left for the estimator to judge."""
-    if text.lower() == "none":
-        return None
-    return int(text) if text.isdigit() else text.lower()
-
-
-def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """``0/4`` is the first of four parts.
-
-    Raises
-    ------
-    ConfigError
-        It is not two numbers with a stroke between.
-    """
-    if text is None:
-        return None
-    first, stroke, count = text.partition("/")
-    if not (stroke and first.isdigit() and count.isdigit()):
-        raise ConfigError(f"--shard {text!r} must be I/N: part I of N, counted from 0, such as 0/4.")
-    return int(first), int(count)
-
-
-def parse_devices(text: str) -> str | int | list[int]:
-    """``2`` is a number of devices, ``0,1`` a list of CUDA devices, all else a name."""
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in numbers):
-        return text
-    return int(text) if len(numbers) == 1 else [int(part) for part in numbers]
+_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "fit": ("train a model on a table of pictures and masks", _fit),
+    "predict": ("write a mask for each picture", _predict),
+    "evaluate": ("score a model on a table with masks", _evaluate),
+    "leaderboard": ("every model that a fit tried, best first", _leaderboard),
+    "report": ("one HTML page about a model: plan, scores, curves, pictures", _report),
+    "export": ("one ONNX file, compared with torch before it is done", _export),
+    "demo": ("a whole run on a small problem, with a picture", _demo),
+    "weights": ("what weights are here; fetch some", _weights),
+    "doctor": ("this machine: devices, memory, what fits, versions, weights", _nothing),
+    "completion": ("a script that completes commands in your shell", _completion),
+}

@@ -10,12 +10,13 @@ import pandas as pd
 
 from semseg_automl import SemanticSegmentor
 from semseg_automl.cli.arguments import verbosity_of
-from semseg_automl.cli.output import leaderboard_table, say
+from semseg_automl.cli.output import as_json, complain, leaderboard_table, records, say
 from semseg_automl.cli.verbs import scores
 from semseg_automl.core.errors import ArtifactError, DataError
 from semseg_automl.core.log import verbosity
 from semseg_automl.data.datasets import make_textures
 from semseg_automl.data.frame import check_table
+from semseg_automl.estimator.displays import MaskDisplay
 
 SHARE = 0.2
 """Part of the table that is held out as test pictures."""
@@ -27,7 +28,8 @@ def demo(args: argparse.Namespace) -> int:
     _weights(args)
     folder = fresh_folder(args.path)
     if data is None:
-        say("No --data: generating pictures with four classes.")
+        tell = complain if args.json else say
+        tell("No --data: generating pictures with four classes.")
         data = make_textures(folder / "data")
     train, test = hold_out(data)
     train.to_csv(folder / "train.csv", index=False)
@@ -37,7 +39,11 @@ def demo(args: argparse.Namespace) -> int:
     )
     result = seg.evaluate(test)
     picture = folder / "predictions.png"
-    seg.plot_predictions(test).save(picture)
+    MaskDisplay.collect(seg, test).save(picture)
+    if args.json:
+        rows = records(seg.leaderboard())
+        say(as_json({"scores": result, "leaderboard": rows, "path": seg.path_, "picture": picture}))
+        return 0
     say(f"\nScores on {len(test)} held-out pictures:\n{scores(result)}")
     say(f"\nLeaderboard:\n{leaderboard_table(seg.leaderboard())}")
     say(f"\nmodel:   {seg.path_}\ntables:  {folder / 'train.csv'}, {folder / 'test.csv'}\npicture: {picture}")

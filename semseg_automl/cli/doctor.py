@@ -16,6 +16,9 @@ from semseg_automl.core.hardware import detect
 
 DISTRIBUTION = "semseg-automl"
 LEAST_DISK = 2e9
+MOBILE_SAM_GIB = 3
+"""Peak memory of the fits in ``benchmarks/quality`` (2.2 to 3.0 GB, batches of 4), rounded up. For the larger
+backbones there are only the estimates of ``models.choose``."""
 VARIABLES = ("SEMSEG_AUTOML_WEIGHTS", "SEMSEG_AUTOML_CACHE")
 
 
@@ -43,6 +46,8 @@ def report() -> dict[str, Any]:
         "npm": shutil.which("npm"),
         "device": None,
         "device_memory_free": None,
+        "auto_backbone": None,
+        "fits": {},
         "weights": {},
         "cache": None,
         "notes": [],
@@ -78,15 +83,31 @@ def package_versions() -> dict[str, str | None]:
 
 def _torch_facts() -> dict[str, Any]:
     from semseg_automl.models.checkpoints import BACKBONES, available_weights, cache_folder
+    from semseg_automl.models.choose import choose_backbone
     from semseg_automl.models.devices import free_memory, pick_devices
 
     choice = pick_devices("auto")
+    free = free_memory(choice)
+    name, reason = choose_backbone(choice)
     files = {name: path for name, path in available_weights().items() if BACKBONES[name].sources}
     return {
         "device": str(choice),
-        "device_memory_free": free_memory(choice),
+        "device_memory_free": free,
+        "auto_backbone": {"name": name, "reason": reason},
+        "fits": what_fits(free),
         "weights": {name: None if path is None else str(path) for name, path in files.items()},
         "cache": str(cache_folder()),
+    }
+
+
+def what_fits(free: int | None) -> dict[str, dict[str, Any]]:
+    """By backbone: bytes that training it takes about, and whether so many are free (None: unknown)."""
+    from semseg_automl.models.choose import NEEDED_GIB
+
+    needed = {name: size * 2**30 for name, size in {**NEEDED_GIB, "mobile_sam": MOBILE_SAM_GIB}.items()}
+    return {
+        name: {"needed": size, "fits": None if free is None else free >= size}
+        for name, size in sorted(needed.items(), key=lambda item: item[1])
     }
 
 
@@ -108,6 +129,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
     pairs = [
         ("version", f"semseg-automl {found['version']}, Python {found['python']}, {found['platform']}"),
         ("device", f"{found['device']}, {free} free" if found["device"] else "unknown"),
+        (
+            "auto backbone",
+            "{name}, {reason}".format(**found["auto_backbone"]) if found["auto_backbone"] else "unknown",
+        ),
+        *((f"training {name}", _fit_line(fact)) for name, fact in found["fits"].items()),
         ("cores", found["cores"]),
         ("memory", f"{_gigabytes(found['memory'])}, {_gigabytes(found['memory_available'])} free"),
         ("disk", f"{_gigabytes(found['disk_free'])} free in the working directory"),
@@ -124,6 +150,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
     ]
     width = max(len(name) for name, _ in pairs)
     return [f"{name:<{width}}  {value}" for name, value in pairs]
+
+
+def _fit_line(fact: dict[str, Any]) -> str:
+    verdict = {True: "fits", False: "does not fit in what is free", None: "free memory is unknown"}
+    return f"takes about {_gigabytes(fact['needed'])}: {verdict[fact['fits']]}"
 
 
 def _gigabytes(size: int | None) -> str:

@@ -1,49 +1,15 @@
-"""The verbs that make and use a model: fit, predict, evaluate, leaderboard."""
+"""The verbs that use a model: predict, evaluate, leaderboard, report, export."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from semseg_automl import SemanticSegmentor
-from semseg_automl.artifacts.layout import holds_model
-from semseg_automl.cli.arguments import (
-    parse_devices,
-    parse_hyperparameters,
-    parse_shard,
-    parse_tile,
-    verbosity_of,
-)
+from semseg_automl.cli.arguments import verbosity_of
 from semseg_automl.cli.output import as_json, complain, leaderboard_table, records, say, table
-
-
-def fit(args: argparse.Namespace) -> int:
-    """Train a model; prints its folder and its score. The first Ctrl-C keeps the best so far."""
-    seg = SemanticSegmentor(
-        args.problem_type,
-        image=args.image,
-        label=args.label,
-        backbone=args.backbone,
-        path=args.path,
-        random_state=args.seed,
-        verbosity=verbosity_of(args),
-    )
-    seg.fit(
-        args.train,
-        tuning_data=args.tuning_data,
-        time_limit=args.time_limit,
-        presets=args.presets,
-        hyperparameters=parse_hyperparameters(args.hyperparameters),
-        hyperparameter_tune_kwargs=None if args.no_search else "auto",
-        devices=parse_devices(args.devices),
-        init_from=args.init_from,
-        resume=args.resume,
-    )
-    if not holds_model(seg.path_):  # such as on a full disk: in memory only, which ends with this process
-        seg.save()
-    say(f"{seg.eval_metric_} on validation: {seg.best_score_:.4f}")
-    say(f"model: {seg.path_}")
-    return 0
+from semseg_automl.cli.values import parse_number, parse_shard, parse_tile, parse_words
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -52,12 +18,19 @@ def predict(args: argparse.Namespace) -> int:
     Answers 1 where pictures could not be read; the others have their masks.
     """
     data = args.data[0] if _is_table(args.data) else args.data
-    shard = parse_shard(args.shard)
     paths = _load(args).predict(
-        data, output_dir=args.output_dir, tta=args.tta, tile=parse_tile(args.tile), shard=shard
+        data,
+        output_dir=args.output_dir,
+        batch_size=parse_number(args.batch_size),
+        tta=args.tta,
+        tile=parse_tile(args.tile),
+        shard=parse_shard(args.shard),
     )
     done = sum(path is not None for path in paths)
-    say(f"{done} mask{'' if done == 1 else 's'} in {args.output_dir}")
+    if args.json:
+        say(as_json([{"row": row, "mask": path} for row, path in paths.items()]))
+    else:
+        say(f"{done} mask{'' if done == 1 else 's'} in {args.output_dir}")
     if done < len(paths):
         complain(f"{len(paths) - done} of {len(paths)} pictures could not be read: see the manifest there")
     return 0 if done == len(paths) else 1
@@ -66,7 +39,13 @@ def predict(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Score a model; prints a line per metric, or a table, or JSON."""
     result = _load(args).evaluate(
-        args.data, per_class=args.per_class, per_image=args.per_image, tile=parse_tile(args.tile)
+        args.data,
+        parse_words(args.metrics),
+        per_class=args.per_class,
+        per_image=args.per_image,
+        confidence=args.confidence,
+        strict_labels=args.strict_labels,
+        tile=parse_tile(args.tile),
     )
     if isinstance(result, dict):
         say(as_json(result) if args.json else scores(result))
@@ -78,9 +57,28 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def leaderboard(args: argparse.Namespace) -> int:
     """Print every model that a fit tried, best first."""
-    frame = SemanticSegmentor.load(args.model, verbosity=verbosity_of(args)).leaderboard()
+    frame = SemanticSegmentor.load(args.model, verbosity=verbosity_of(args)).leaderboard(args.data)
     say(as_json(records(frame)) if args.json else leaderboard_table(frame))
     return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write the page about a model; prints where it is."""
+    page = _load(args).report(args.output, args.data, n=args.pictures)
+    _written(args, "report", page)
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the model as ONNX; prints where it is."""
+    seg = SemanticSegmentor.load(args.model, verbosity=verbosity_of(args))
+    _written(args, "onnx", seg.export_onnx(args.output, size=args.size and tuple(args.size)))
+    return 0
+
+
+def _written(args: argparse.Namespace, what: str, path: Path) -> None:
+    size = path.stat().st_size
+    say(as_json({what: str(path), "bytes": size}) if args.json else f"{what}: {path} ({size / 1e6:.1f} MB)")
 
 
 def scores(result: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ def _hash_some(
         if at and time.monotonic() > until:
             break
         part = positions[at : at + _PART]
-        for position, code in zip(part, parallel(lambda i: _hash(sources[i]), part), strict=True):
+        for position, code in zip(part, parallel(lambda i: _hash(sources[i]), part.tolist()), strict=True):
             if code is not None:
                 kept.append(int(position))
                 codes.append(code)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semseg_automl import __version__
-from semseg_automl.estimator.displays import class_colours
+from semseg_automl.estimator.colours import class_colours
 from semseg_automl.inference.export import export_onnx
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from semseg_automl.search.progress import progress_bar
 from semseg_automl.search.request import FitRequest
 from semseg_automl.search.run_folder import RunFolder
 from semseg_automl.training.job import TrainJob
+from semseg_automl.training.loggers import FitLog, check_loggers
 
 if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
@@ -55,6 +57,7 @@ class FitArguments:
     resume: bool
     init_from: Any
     callbacks: Any
+    loggers: Any
     started: float
 
 
@@ -141,9 +144,9 @@ def _fit_into(
         facts={"preset": request.preset, "tta": job.tta, **_columns(seg)},
         earlier=earlier,
     )
-    stop = Interrupt()
+    stop, log = Interrupt(), FitLog(check_loggers(args.loggers), folder)
     try:
-        outcome = _run(request, job, tables, budget, keeper, args.engine, stop)
+        outcome = _run(request, job, tables, budget, keeper, args.engine, stop, log)
         fitted = keeper.close(outcome, before, budget.elapsed(), budget.limit)
         files.close()
         return fitted
@@ -166,6 +169,7 @@ def _checked(seg: SemanticSegmentor, args: FitArguments) -> FitRequest:
     """The request, as far as it follows from the arguments alone."""
     if args.engine not in ENGINES:
         raise unknown_name("engine", args.engine, ENGINES)
+    check_loggers(args.loggers)
     request = resolve_request(
         presets=args.presets,
         hyperparameters=args.hyperparameters,
@@ -230,13 +234,20 @@ def _run(
     keeper: Keeper,
     engine: str,
     stop: Interrupt,
+    log: FitLog,
 ) -> Outcome:
-    """The search, with Ctrl-C and SIGTERM caught and a progress bar."""
+    """The search, with Ctrl-C and SIGTERM caught, a progress bar and the loggers."""
     print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
-    with catch_interrupt(stop), progress_bar(request.verbosity >= 2, budget) as progress:
+    with catch_interrupt(stop), progress_bar(request.verbosity >= 2, budget) as show:
+
+        def progress(event: Mapping[str, Any]) -> None:
+            log.progress(event)
+            show(event)
+
         outcome = ENGINES[engine].run(
             request, job, print_, budget, stop, on_best=keeper.keep, progress=progress
         )
+    log.close(outcome.rows)
     if outcome.study is not None and outcome.best is not None and not stop.requested:
         needed = 1.5 * outcome.best.predict_seconds * len(tables.val)
         keeper.verify(job, budget.remaining, needed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from semseg_automl.metrics.registry import UserMetric
 
 if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
+    from semseg_automl.inference.predict import Predictor
 
 _LOG = get_logger("estimator")
 
@@ -113,6 +115,89 @@ def predict_probabilities(
     return _answer(data, samples.index, found, seg.label)
 
 
+def make_predictor(seg: SemanticSegmentor, segmenter: Any) -> Predictor:
+    """The predictor of a fitted segmentor's classes, sizes and device with a network."""
+    from semseg_automl.data.fingerprint import PictureSizes
+    from semseg_automl.inference.predict import Predictor
+    from semseg_automl.models.devices import keep_freed_memory, pick_devices
+
+    device = pick_devices(getattr(seg, "_devices", "auto"))
+    if device.kind == "cpu":
+        keep_freed_memory()
+    model = seg._model
+    return Predictor(
+        segmenter,
+        model.label_map,
+        model.config.model.image_size,
+        scaling=model.scaling,
+        threshold=model.threshold,
+        device=device.torch_device(),
+        trained=PictureSizes.from_json(model.info.get("train_pictures")),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A table that was predicted and counted, picture by picture."""
+
+    evaluator: Evaluator
+    metrics: list[str | UserMetric] | None
+    order: np.ndarray
+    """(N,) positions in the table, in the order in which the evaluator saw them."""
+    index: pd.Index
+    names: tuple[str, ...]
+
+    def per_class(self) -> pd.DataFrame:
+        """A row per class: iou, dice, precision, recall and pixel counts."""
+        rows = pd.DataFrame(self.evaluator.per_class())
+        rows.insert(0, "name", list(self.names))
+        return rows.set_index("name")
+
+    def per_image(self) -> pd.DataFrame:
+        """A row of metrics per picture, in the table's order."""
+        frame = pd.DataFrame(self.evaluator.per_image(self.metrics), index=self.index[self.order])
+        return frame.iloc[np.argsort(self.order)]
+
+    def intervals(self, level: float) -> pd.DataFrame:
+        """A row per metric: value, low, high."""
+        rows = pd.DataFrame.from_dict(self.evaluator.intervals(self.metrics, level=level), orient="index")
+        return rows.rename_axis(index="metric")
+
+
+def measure(
+    seg: SemanticSegmentor,
+    data: Any,
+    y: Any = None,
+    names: Iterable[str | UserMetric] | None = None,
+    *,
+    strict_labels: bool = False,
+    tta: Views | None = None,
+    tile: TileRule | None = None,
+) -> Measured:
+    """Predict and count a table with masks in one pass, one picture's probabilities at a time."""
+    predictor = seg._get_predictor()
+    label_map = seg._model.label_map
+    binary = label_map.problem_type == "binary"
+    metrics = None if names is None else list(names)
+    evaluator = Evaluator(  # refuses a wrong name before any work
+        label_map.n_classes, binary, predictor.threshold if binary else 0.5, metrics=metrics
+    )
+    samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
+    targets = _targets(samples, label_map, strict_labels)
+    views, rule = tta or seg._tta(None), tile or TileRule.of("auto", 0.25)
+    order = []
+    for i, probability in predictor.iter_probabilities(samples.images, tta=views, tile=rule):
+        evaluator.add(probability, targets(i))
+        order.append(i)
+    return Measured(
+        evaluator=evaluator,
+        metrics=metrics,
+        order=np.array(order),
+        index=samples.index,
+        names=label_map.names,
+    )
+
+
 def evaluate_table(
     seg: SemanticSegmentor,
     data: Any,
@@ -126,35 +211,22 @@ def evaluate_table(
     tile: TileRule,
     confidence: float | None,
 ) -> Any:
-    """See ``SemanticSegmentor.evaluate``: one pass, one picture's probabilities at a time."""
-    predictor = seg._get_predictor()
-    label_map = seg._model.label_map
-    binary = label_map.problem_type == "binary"
-    metrics = None if names is None else list(names)
-    evaluator = Evaluator(  # refuses a wrong name before any work
-        label_map.n_classes, binary, predictor.threshold if binary else 0.5, metrics=metrics
-    )
+    """See ``SemanticSegmentor.evaluate``."""
+    seg._require_fitted()
+    if per_class and per_image:
+        raise ConfigError("per_class and per_image are two tables: ask for one of them.")
     if confidence is not None:
         check_level(confidence)
         if per_class or per_image:
             raise ConfigError("confidence is for the whole table: leave out per_class and per_image.")
-    samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
-    targets = _targets(samples, label_map, strict_labels)
-    order = []
-    for i, probability in predictor.iter_probabilities(samples.images, tta=tta, tile=tile):
-        evaluator.add(probability, targets(i))
-        order.append(i)
+    found = measure(seg, data, y, names, strict_labels=strict_labels, tta=tta, tile=tile)
     if per_class:
-        rows = pd.DataFrame(evaluator.per_class())
-        rows.insert(0, "name", list(label_map.names))
-        return rows.set_index("name")
+        return found.per_class()
     if per_image:
-        frame = pd.DataFrame(evaluator.per_image(metrics), index=samples.index[order])
-        return frame.iloc[np.argsort(order)]
+        return found.per_image()
     if confidence is not None:
-        rows = pd.DataFrame.from_dict(evaluator.intervals(metrics, level=confidence), orient="index")
-        return rows.rename_axis(index="metric")
-    return evaluator.result(metrics)
+        return found.intervals(confidence)
+    return found.evaluator.result(found.metrics)
 
 
 def _targets(samples: Samples, label_map: Any, strict: bool) -> Any:

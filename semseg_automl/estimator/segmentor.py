@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,10 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 
+from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.log import verbosity as logging_at
 from semseg_automl.estimator._errors import NotFittedError
+from semseg_automl.estimator._looks import Looks
 
 if TYPE_CHECKING:
     from semseg_automl.core.results import ModelRow
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from semseg_automl.inference.views import Views
 
 
-class SemanticSegmentor(BaseEstimator):
+class SemanticSegmentor(Looks, BaseEstimator):
     """Fine-tune SAM on a table of pictures and masks, and predict masks for new pictures.
 
     Parameters
@@ -59,6 +60,10 @@ class SemanticSegmentor(BaseEstimator):
         Hyperparameters of the kept model.
     best_score_ : float
         Its eval metric on the validation pictures (greater is better).
+    feature_names_in_ : ndarray of str, (1,)
+        The one column of a table that is read as input; others may be there, in any order.
+    n_features_in_ : int
+        1.
     study_ : optuna.Study or None
     path_ : pathlib.Path
     """
@@ -90,7 +95,7 @@ class SemanticSegmentor(BaseEstimator):
 
     def __sklearn_clone__(self) -> SemanticSegmentor:
         """A clone writes into a subfolder of ``path``, so that folds do not overwrite each other."""
-        copy = type(self)(**{name: deepcopy(value) for name, value in self.get_params(deep=False).items()})
+        copy: SemanticSegmentor = super().__sklearn_clone__()
         copy._is_clone = True
         return copy
 
@@ -113,6 +118,7 @@ class SemanticSegmentor(BaseEstimator):
         resume: bool = False,
         init_from: str | os.PathLike[str] | None = None,
         callbacks: Iterable[Callable[..., None]] | None = None,
+        loggers: Any = "csv",
     ) -> SemanticSegmentor:
         """Train the best model that fits in the time limit, and keep it in ``path_``.
 
@@ -148,6 +154,11 @@ class SemanticSegmentor(BaseEstimator):
         init_from : path, optional
             A saved model whose adapter and head start the training.
         callbacks : iterable of callable(study, trial), optional
+            Optuna's, called after each trial of the search; one that calls ``study.stop()`` ends it.
+        loggers : "csv", None, Lightning logger or list of these
+            Where losses and scores are written down. "csv": ``logs/<model>/metrics.csv`` in the model's
+            folder. A Lightning logger (TensorBoard, MLflow, W&B, ...) gets them as ``<model>/loss`` and
+            ``<model>/score``; the time it takes counts.
 
         Returns
         -------
@@ -177,13 +188,12 @@ class SemanticSegmentor(BaseEstimator):
             resume=resume,
             init_from=init_from,
             callbacks=None if callbacks is None else tuple(callbacks),
+            loggers=loggers,
             started=started,
         )
         with logging_at(self.verbosity):
             fitted = fit_segmentor(self, arguments)
-        self._predictor: Predictor | None = None
-        self._devices = devices
-        self.study_ = fitted.study
+        self._predictor, self._devices, self.study_ = None, devices, fitted.study
         self._adopt(fitted.model, fitted.folder, fitted.rows, fitted.summary)
         return self
 
@@ -295,7 +305,8 @@ class SemanticSegmentor(BaseEstimator):
             A function gets (truth, prediction), (H, W) class indices with -1 = ignored in the truth,
             and returns a float; its mean over pictures (NaN left out) stands under its ``__name__``.
         per_class, per_image : bool
-            Return a DataFrame with a row per class, or per picture (indexed as the input).
+            Return a DataFrame: a row per class (iou, dice, precision, recall and pixel counts, whatever
+            ``metrics`` says), or a row of metrics per picture (indexed as the input).
         strict_labels : bool
             Raw values never seen in training: an error instead of being ignored with one warning.
         tta, tile, tile_overlap : as in :meth:`predict`
@@ -326,11 +337,16 @@ class SemanticSegmentor(BaseEstimator):
                 confidence=confidence,
             )
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """The eval metric on a labelled table; greater is better (errors are negated)."""
+    def score(self, X: Any, y: Any = None, sample_weight: None = None) -> float:
+        """The eval metric on a labelled table; greater is better (errors are negated).
+
+        ``sample_weight`` is there for scikit-learn's pipelines, which name it; only None is taken.
+        """
         from semseg_automl.metrics.registry import resolve_metric
 
         self._require_fitted()
+        if sample_weight is not None:
+            raise ConfigError("score: every pixel counts alike, sample_weight must be None.")
         spec = resolve_metric(self.eval_metric_, self.problem_type_)
         return spec.score(float(self.evaluate(X, [spec.name], y=y)[spec.name]))
 
@@ -400,7 +416,7 @@ class SemanticSegmentor(BaseEstimator):
         ------
         ArtifactError, WeightsError
         """
-        from semseg_automl.estimator import _store
+        from semseg_automl.estimator import _store, _use
 
         with logging_at(min(verbosity, 1)):
             model, segmenter = _store.read(path)
@@ -416,14 +432,8 @@ class SemanticSegmentor(BaseEstimator):
         )
         loaded.study_ = None
         loaded._adopt(model, Path(path), rows, summary)
-        loaded._predictor = loaded._make_predictor(segmenter)
+        loaded._predictor = _use.make_predictor(loaded, segmenter)
         return loaded
-
-    def plot_predictions(self, data: Any, *, n: int = 4) -> Any:
-        """A MaskDisplay of up to ``n`` pictures: image, truth where ``data`` has masks, prediction."""
-        from semseg_automl.estimator.displays import MaskDisplay
-
-        return MaskDisplay.from_estimator(self, data, n=n)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "path_")
@@ -434,12 +444,9 @@ class SemanticSegmentor(BaseEstimator):
         Unpickling reads these bytes as :meth:`load` reads a folder, with every check; the network is
         built again when it is needed.
         """
-        from semseg_automl.estimator import _store
+        from semseg_automl.estimator._pickle import reduce
 
-        parameters = self.get_params(deep=False)
-        rest = {k: v for k, v in vars(self).items() if k not in {*parameters, "_model", "_predictor"}}
-        packed = _store.pack(self._model) if self.__sklearn_is_fitted__() else None
-        return _rebuild, (type(self), parameters, rest, packed)
+        return reduce(self)
 
     def _adopt(self, model: Trained, folder: Path, rows: list[ModelRow], summary: dict[str, Any]) -> None:
         """Set every fitted attribute from a trained or loaded model."""
@@ -453,6 +460,8 @@ class SemanticSegmentor(BaseEstimator):
         self.best_config_ = model.config.to_json()
         self.best_score_ = model.score
         self.eval_metric_ = str(model.info.get("eval_metric"))
+        self.feature_names_in_ = np.array([self.image], dtype=object)
+        self.n_features_in_ = 1
 
     def _require_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
@@ -462,44 +471,16 @@ class SemanticSegmentor(BaseEstimator):
 
     def _get_predictor(self) -> Predictor:
         self._require_fitted()
-        predictor = getattr(self, "_predictor", None)
+        predictor: Predictor | None = getattr(self, "_predictor", None)
         if predictor is None:
-            predictor = self._predictor = self._make_predictor(self._model.segmenter())
+            from semseg_automl.estimator._use import make_predictor
+
+            predictor = make_predictor(self, self._model.segmenter())
+            self._predictor = predictor
         return predictor
-
-    def _make_predictor(self, segmenter: Any) -> Predictor:
-        from semseg_automl.data.fingerprint import PictureSizes
-        from semseg_automl.inference.predict import Predictor
-        from semseg_automl.models.devices import keep_freed_memory, pick_devices
-
-        device = pick_devices(getattr(self, "_devices", "auto"))
-        if device.kind == "cpu":
-            keep_freed_memory()
-        model = self._model
-        return Predictor(
-            segmenter,
-            model.label_map,
-            model.config.model.image_size,
-            scaling=model.scaling,
-            threshold=model.threshold,
-            device=device.torch_device(),
-            trained=PictureSizes.from_json(model.info.get("train_pictures")),
-        )
 
     def _tta(self, tta: Any) -> Views:
         from semseg_automl.inference.views import Views
 
         self._require_fitted()
         return Views.of(bool(self._model.info.get("tta", False)) if tta is None else tta)
-
-
-def _rebuild(kind: type, parameters: dict[str, Any], rest: dict[str, Any], packed: Any) -> SemanticSegmentor:
-    """The inverse of ``SemanticSegmentor.__reduce__``."""
-    from semseg_automl.estimator import _store
-
-    made: SemanticSegmentor = kind(**parameters)
-    vars(made).update(rest)
-    if packed is not None:
-        with logging_at(min(made.verbosity, 1)):
-            made._model = _store.unpack(*packed)
-    return made

@@ -41,8 +41,8 @@ def high_frequencies(images: Tensor, low_share: float = LOW_SHARE) -> Tensor:
     x = images if images.dtype == torch.float64 else images.float()
     h, w = x.shape[-2:]
     if torch.jit.is_tracing():
-        half = (torch.as_tensor(h * w) * low_share).sqrt() // 2
-        return (x - _low_pass(x, *_low_terms(h, half), *_low_terms(w, half))).abs()
+        traced = (torch.as_tensor(h * w) * low_share).sqrt() // 2
+        return (x - _low_pass(x, *_low_terms(h, traced), *_low_terms(w, traced))).abs()
     half = int((h * w * low_share) ** 0.5 // 2)
     keep = x.new_ones(h, w)
     keep[max(0, h // 2 - half) : h // 2 + half, max(0, w // 2 - half) : w // 2 + half] = 0

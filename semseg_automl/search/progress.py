@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from semseg_automl.core.log import LOGGER_NAME
 from semseg_automl.search.budget import Budget
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
@@ -17,16 +20,21 @@ _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
 def progress_bar(shown: bool, budget: Budget) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield the callable that training tells its progress; silent where stderr is no terminal.
 
-    In a notebook tqdm's own widget is used.
+    One bar for the whole fit: phase, model, best score so far over all models, time left. Messages that
+    are logged meanwhile stand above it. In a notebook tqdm's own widget is used.
     """
     if not shown or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
         yield lambda _event: None
         return
-    from tqdm.auto import tqdm
+    tqdm = _tqdm()
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    bar = tqdm(total=100.0, bar_format=_FORMAT, leave=True)
+    bar = tqdm(total=100.0, bar_format=_FORMAT, leave=True, desc="plan")
+    best = math.nan
 
     def show(event: Mapping[str, Any]) -> None:
+        nonlocal best
+        best = max((s for s in (best, float(event.get("score", math.nan))) if s == s), default=math.nan)
         left = float(event.get("time_left", math.inf))
         done = (
             budget.elapsed() / budget.limit
@@ -34,14 +42,28 @@ def progress_bar(shown: bool, budget: Budget) -> Iterator[Callable[[Mapping[str,
             else float(event.get("fraction", 0.0))
         )
         bar.n = round(100.0 * min(1.0, done), 1)
-        bar.set_description_str(str(event.get("model", "")), refresh=False)
-        bar.set_postfix_str(describe(event, left), refresh=False)
+        bar.set_description_str(phase(str(event.get("model", ""))), refresh=False)
+        bar.set_postfix_str(describe({**event, "score": best}, left), refresh=False)
         bar.update(0)
 
     try:
-        yield show
+        with logging_redirect_tqdm([logging.getLogger(LOGGER_NAME)], tqdm_class=tqdm):  # lines above the bar
+            yield show
     finally:
         bar.close()
+
+
+def _tqdm() -> Any:
+    """tqdm's bar of this place; without a word where a notebook lacks the widgets and gets a line of text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm.TqdmWarning: IProgress not found
+        from tqdm.auto import tqdm
+    return tqdm
+
+
+def phase(model: str) -> str:
+    """What is being done, in words: models are called "default", "trial_N" or "finish"."""
+    return model if model in ("", "finish") else f"train {model}"
 
 
 def describe(event: Mapping[str, Any], left: float) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from semseg_automl.core.config import RunConfig
@@ -29,6 +30,16 @@ class Session:
     outcome: Outcome
     on_best: Callable[[Outcome], None]
     progress: Callable[[Mapping[str, Any]], None]
+    _end: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def ended(self) -> bool:
+        """Whether :meth:`end` was called."""
+        return self._end.is_set()
+
+    def end(self) -> None:
+        """Start no further trial: a callback asked for it."""
+        self._end.set()
 
     @property
     def plan(self) -> Plan:

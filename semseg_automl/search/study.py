@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -271,6 +271,28 @@ def report_to(trial: optuna.Trial, first: int = 0) -> Any:
         return bool(trial.should_prune())
 
     return report
+
+
+def call_back(
+    callbacks: Iterable[Callable[..., None]], study: optuna.Study, trial: optuna.trial.FrozenTrial
+) -> bool:
+    """Call Optuna callbacks after a trial; returns whether one of them called ``study.stop()``.
+
+    Optuna itself lets callbacks stop a study only inside of ``study.optimize``.
+    """
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        asked = True
+
+    study.stop = stop  # type: ignore[method-assign]
+    try:
+        for callback in callbacks:
+            callback(study, trial)
+    finally:
+        del study.stop
+    return asked
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, score: float | None, *, pruned: bool = False) -> bool:

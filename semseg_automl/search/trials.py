@@ -23,6 +23,7 @@ from semseg_automl.search.study import (
     WORKER,
     any_waits,
     ask,
+    call_back,
     chains_of,
     propose,
     report_to,
@@ -47,7 +48,7 @@ def run_trials(session: Session, study: optuna.Study, worker: str = "main") -> N
     first = first if settings.num_trials is None else 0  # a number counts over all runs, time starts anew
     tried, exhausted = session.outcome.best is not None, False
     most = session.plan.trials + first
-    while not (tried and session.stop()):
+    while not (tried and (session.stop() or session.ended)):
         if not _next(session, study, settings, 0 if exhausted else most, must=not tried):
             break
         tried = True
@@ -164,8 +165,8 @@ def _record(
     more = tell(study, trial, result.score if result else None, pruned=pruned or not top)
     session.add(chain.name, config, attempt)
     _LOG.info("%s: %s", chain.name, f"{result.score:.4f} ({result.state})" if result else attempt.reason)
-    for callback in session.request.callbacks:
-        callback(study, study.trials[trial.number])
+    if call_back(session.request.callbacks, study, study.trials[trial.number]):
+        session.end()
     return more
 
 

@@ -190,8 +190,10 @@ class Coach(lightning.Callback):
         if self.rank == 0:
             left = self.hooks.remaining()
             best = self.best.score if self.best else math.nan
+            validated = self.history[-1][2] if self.history and self._last_step == step else math.nan
             self.hooks.progress(
                 {"step": step, "fraction": fraction, "score": best, "loss": module.last_loss, "left": left}
+                | {"validated": validated}
             )
 
     def _decide(self, module: SegmentationModule, step: int) -> str:

@@ -75,7 +75,8 @@ class Hooks:
     ``report(step, score)`` returns True to stop it (pruning); ``stop_requested()`` True after
     Ctrl-C or SIGTERM; ``urgent()`` True if that must take no longer than it has to (no validation
     where one was made already, else of one picture); ``progress(event)`` receives step, fraction,
-    score and seconds left.
+    loss, score (of the best weights so far), seconds left and, after a step that was validated, that
+    score as ``validated`` (else NaN).
     """
 
     remaining: Callable[[], float] = lambda: math.inf

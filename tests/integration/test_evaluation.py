@@ -62,3 +62,14 @@ def test_an_error_measured_per_picture_as_eval_metric(tmp_path: Path, textures: 
     assert seg.best_score_ < 0
     assert seg.score(textures) == pytest.approx(-seg.evaluate(textures, "hausdorff_95")["hausdorff_95"])
     assert seg.leaderboard(textures)["score_test"].notna().any()
+
+
+def test_tables_per_class_and_per_image(multiclass: SemanticSegmentor, textures: pd.DataFrame) -> None:
+    shuffled = textures.sample(frac=1, random_state=0)
+    pictures = multiclass.evaluate(shuffled, ["dice"], per_image=True)
+    assert pictures.index.equals(shuffled.index) and list(pictures) == ["dice"]
+    classes = multiclass.evaluate(textures, per_class=True)
+    assert list(classes.index) == list(multiclass.classes_)
+    assert classes["iou"].mean() == pytest.approx(multiclass.evaluate(textures)["mean_iou"])
+    with pytest.raises(ConfigError, match="ask for one of them"):
+        multiclass.evaluate(textures, per_class=True, per_image=True)

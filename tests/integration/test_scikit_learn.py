@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import html5lib
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,10 +20,13 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
 from semseg_automl import SemanticSegmentor, SemsegError
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.estimator.html import fitted_html
 from tests.integration.quick import NO_SEARCH, SMALL, tiny
 
 PARAMETERS = {
@@ -62,7 +66,44 @@ def test_repr(multiclass: SemanticSegmentor) -> None:
     assert repr(SemanticSegmentor("binary", random_state=2)) == (
         "SemanticSegmentor(problem_type='binary', random_state=2)"
     )
-    assert "<div" in multiclass._repr_html_()
+    assert "<div" in SemanticSegmentor()._repr_html_()
+
+
+def test_a_notebook_shows_plan_scores_and_classes(multiclass: SemanticSegmentor) -> None:
+    bundle = multiclass._repr_mimebundle_()
+    ours = fitted_html(multiclass)
+    assert bundle["text/plain"] == repr(multiclass) and bundle["text/html"].endswith(ours)
+    assert multiclass._repr_html_().endswith(ours)
+    text = "".join(html5lib.HTMLParser(strict=True).parseFragment(ours).itertext())
+    assert f"mean_iou {multiclass.best_score_:.4f} on validation; 3 classes" in text
+    for shown in (*multiclass.fit_summary(show=False)["plan"], *multiclass.classes_, "majority_class"):
+        assert shown in text
+    with sklearn.config_context(display="text"):
+        assert not hasattr(multiclass, "_repr_html_")
+        assert set(multiclass._repr_mimebundle_()) == {"text/plain"}
+
+
+def test_a_notebook_shows_names_not_markup(textures: pd.DataFrame, tmp_path: Path) -> None:
+    classes = ["<script>alert(1)</script>", "a & b", '"quoted"']
+    seg = tiny(tmp_path / "<i>m", classes=classes).fit(textures, **NO_SEARCH)
+    shown = seg._repr_html_()
+    assert "<script>alert" not in shown and "<i>m" not in shown
+    text = "".join(html5lib.parseFragment(shown).itertext())
+    assert all(name in text for name in classes)
+
+
+def test_a_pipeline_shows_its_steps(multiclass: SemanticSegmentor) -> None:
+    assert "SemanticSegmentor" in make_pipeline(FunctionTransformer(), multiclass)._repr_html_()
+
+
+def test_tags_and_scikit_learns_own_checks() -> None:
+    """Most of its checks pass number arrays, which the tags rule out; what is left must pass."""
+    tags = get_tags(SemanticSegmentor())
+    assert tags.estimator_type is None  # a classifier's folds would be stratified by mask paths
+    assert not tags.input_tags.two_d_array and tags.input_tags.string and not tags.target_tags.required
+    assert tags.requires_fit
+    found = check_estimator(SemanticSegmentor(backbone="sam_tiny"), on_skip=None)
+    assert found and all(check["status"] == "passed" for check in found)
 
 
 @pytest.mark.parametrize("call", ["predict", "predict_proba", "evaluate", "score", "leaderboard"])
@@ -132,6 +173,57 @@ def test_grid_search(textures: pd.DataFrame, tmp_path: Path) -> None:
     assert len(search.cv_results_["params"]) == 2 and search.best_params_["random_state"] in (0, 1)
     assert len(search.predict(textures)) == 12 and np.isfinite(search.score(textures))
     assert len(list(tmp_path.iterdir())) == 5  # four folds and the refit
+
+
+def test_grid_search_over_a_pipeline_with_groups_routed(textures: pd.DataFrame, tmp_path: Path) -> None:
+    """Clones keep their metadata requests; ``groups`` reaches the splitter and, cut to the fold, fit."""
+    groups = np.arange(12) // 3
+    with sklearn.config_context(enable_metadata_routing=True):
+        seg = tiny(tmp_path).set_fit_request(
+            hyperparameters=True, hyperparameter_tune_kwargs=True, groups=True
+        )
+        assert clone(seg).get_metadata_routing().fit.requests["groups"] is True
+        pipe = make_pipeline(FunctionTransformer(), seg)
+        search = GridSearchCV(pipe, {"semanticsegmentor__random_state": [1]}, cv=GroupKFold(2), refit=False)
+        search.fit(textures, groups=groups, **NO_SEARCH)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_cross_validate_with_several_metrics(textures: pd.DataFrame, tmp_path: Path) -> None:
+    def dice(seg: SemanticSegmentor, X: pd.DataFrame, y: object = None) -> float:
+        return seg.evaluate(X, "dice", y=y)["dice"]
+
+    found = cross_validate(
+        tiny(tmp_path),
+        textures,
+        cv=2,
+        params=NO_SEARCH,
+        scoring={"own": dice},
+        return_train_score=True,
+        return_indices=True,
+    )
+    assert np.isfinite([found["test_own"], found["train_own"]]).all()
+    assert sorted(np.concatenate(found["indices"]["test"])) == list(range(12))
+
+
+def test_columns_are_found_by_name(multiclass: SemanticSegmentor, textures: pd.DataFrame) -> None:
+    """As scikit-learn, but of a table with more columns the rest is left alone, in any order."""
+    assert list(multiclass.feature_names_in_) == ["image"] and multiclass.n_features_in_ == 1
+    table = textures[:2].assign(age=3)[["age", "label", "image"]]
+    for mask, expected in zip(multiclass.predict(table), multiclass.predict(textures[:2]), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+    with pytest.raises(ValueError, match=r"'image' is not among the columns.*Did you mean 'images'"):
+        multiclass.predict(textures.rename(columns={"image": "images"}))
+
+
+def test_set_output_is_for_the_steps_before(textures: pd.DataFrame, tmp_path: Path) -> None:
+    """A predictor has no ``set_output``; a step that renames columns hands its table on."""
+    assert not hasattr(tiny(), "set_output")
+    rename = FunctionTransformer(lambda table: table.rename(columns={"file": "image"}))
+    pipe = make_pipeline(rename, tiny(tmp_path / "m")).set_output(transform="pandas")
+    table = textures.rename(columns={"image": "file"}).set_index(pd.Index(range(100, 112)))
+    pipe.fit(table, **{f"semanticsegmentor__{k}": v for k, v in NO_SEARCH.items()})
+    assert pipe.predict(table).index.equals(table.index)
 
 
 def test_pipeline(textures: pd.DataFrame, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from semseg_automl.cli import VERBS, main
-from semseg_automl.cli.arguments import (
-    build_parser,
+from semseg_automl.cli.arguments import build_parser, verbosity_of
+from semseg_automl.cli.values import (
     parse_devices,
     parse_hyperparameters,
+    parse_ignore_index,
+    parse_number,
     parse_tile,
-    verbosity_of,
+    parse_words,
 )
 from semseg_automl.core.errors import ConfigError
 
@@ -63,6 +65,49 @@ def test_devices(text: str, value: object) -> None:
 def test_tile(text: str, value: object) -> None:
     assert parse_tile(text) == value
     assert build_parser().parse_args(["evaluate", "m", "t.csv", f"--tile={text}"]).tile == text
+
+
+def test_words_and_numbers() -> None:
+    assert parse_words(None) is None and parse_words(" sky, road,") == ["sky", "road"]
+    assert parse_number("8") == 8 and parse_number("auto") == "auto"
+    values = {"255": 255, "none": None, "auto": "auto", "(0,0,0)": (0, 0, 0)}
+    assert {text: parse_ignore_index(text) for text in values} == values
+
+
+@pytest.mark.parametrize(
+    ("line", "guess"),
+    [
+        ("evalute model test.csv", "Did you mean 'evaluate'?"),
+        ("fit train.csv --time-limt=60", "Did you mean '--time-limit'?"),
+        ("predict model a.png --output-dir out --out-dir b", "Did you mean '--output-dir'?"),
+        ("weights fetsh mobile_sam", "Did you mean 'fetch'?"),
+        ("weights list --jsn", "Did you mean '--json'?"),
+        ("fit train.csv --problem-type binry", "Did you mean 'binary'?"),
+        ("completion bas", "Did you mean 'bash'?"),
+        ("leaderboard model a.csv b.csv", "unrecognized arguments: b.csv"),
+    ],
+)
+def test_mistakes_get_a_guess(line: str, guess: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and guess in told.err and told.out == ""
+    assert "--help" in told.err.splitlines()[-1]
+
+
+def test_every_verb_speaks_json() -> None:
+    lines = ["fit t.csv", "predict m a.png --output-dir o", "evaluate m t.csv", "leaderboard m", "report m"]
+    lines += [
+        "export m m.onnx",
+        "demo",
+        "weights list",
+        "weights fetch sam_tiny",
+        "doctor",
+        "completion bash",
+    ]
+    assert {line.split()[0] for line in lines} == set(VERBS)
+    for line in lines:
+        assert build_parser().parse_args([*line.split(), "--json"]).json is True
 
 
 def test_verbosity_counts() -> None:

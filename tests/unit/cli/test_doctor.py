@@ -82,3 +82,31 @@ def test_fetch_finds_real_weights(
     monkeypatch.setenv("SEMSEG_AUTOML_WEIGHTS", str(weights_folder))
     assert main(["weights", "fetch", "mobile_sam"]) == 0
     assert str(weights_folder) in capsys.readouterr().out
+
+
+def test_what_fits_follows_from_the_free_memory() -> None:
+    assert all(fact["fits"] is None for fact in doctor.what_fits(None).values())
+    some = doctor.what_fits(13 * 2**30)
+    assert {name: fact["fits"] for name, fact in some.items()} == {
+        "mobile_sam": True,
+        "sam_vit_b": True,
+        "sam_vit_l": False,
+        "sam_vit_h": False,
+    }
+    assert doctor._fit_line(some["sam_vit_h"]) == "takes about 42.9 GB: does not fit in what is free"
+
+
+def test_the_backbone_of_auto_is_told() -> None:
+    found = doctor.report()
+    assert found["auto_backbone"]["name"] in BACKBONES and found["auto_backbone"]["reason"]
+    told = next(line for line in doctor._lines(found) if line.startswith("auto backbone"))
+    assert found["auto_backbone"]["reason"] in told
+
+
+def test_weights_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) == set(BACKBONES)
+    assert rows["sam_tiny"]["bytes_to_fetch"] == 0 and rows["sam_vit_b"]["bytes_to_fetch"] > 3e8
+    assert main(["weights", "fetch", "sam_tiny", "--json", "-qq"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "sam_tiny"

@@ -83,6 +83,69 @@ def test_predict_takes_shards_and_views(
         assert wrong[0][2:] in capsys.readouterr().err
 
 
+def test_predict_tells_its_files_as_json(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [
+        "predict",
+        str(place.model),
+        *place.pictures,
+        "--output-dir",
+        str(tmp_path),
+        "--json",
+        "--tta=none",
+    ]
+    assert main([*line, "--batch-size", "1"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["row"] for row in rows] == [0, 1, 2]
+    assert [Path(row["mask"]).stem for row in rows] == [Path(p).stem for p in place.pictures]
+    assert all(Path(row["mask"]).is_file() for row in rows)
+
+
+def test_evaluate_with_metrics_of_choice(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["evaluate", str(place.model), str(place.test), "--json", "--metrics"]
+    assert main([*line, "kappa,boundary_f"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["kappa", "boundary_f"]
+    assert main([*line, "dice", "--confidence", "0.9"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["metric"] == "dice" and row["low"] <= row["value"] <= row["high"]
+    assert main([*line, "kapa"]) == 2
+    assert "Did you mean 'kappa'" in capsys.readouterr().err
+
+
+def test_report(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    line = ["report", str(place.model), str(place.test), "--output", str(page), "--pictures", "2"]
+    assert main([*line, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(page), "bytes": page.stat().st_size}
+    assert page.read_text(encoding="utf-8").count("<figure>") == 2
+    assert main([*line[:2], "--output", str(page)]) == 0
+    assert capsys.readouterr().out.startswith(f"report: {page} (")
+    assert "<figure>" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("size", [None, (64, 96)])
+def test_export_passes_its_arguments_on(
+    size: tuple[int, int] | None,
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The export itself has tests of its own."""
+
+    def export_onnx(self: SemanticSegmentor, path: str, *, size: tuple[int, int] | None = None) -> Path:
+        Path(path).write_text(f"{size}")
+        return Path(path)
+
+    monkeypatch.setattr(SemanticSegmentor, "export_onnx", export_onnx, raising=False)
+    file = tmp_path / "m.onnx"
+    more = [] if size is None else ["--size", *map(str, size)]
+    assert main(["export", str(place.model), str(file), "--json", *more]) == 0
+    assert file.read_text() == str(size)
+    assert json.loads(capsys.readouterr().out) == {"onnx": str(file), "bytes": len(str(size))}
+
+
 def test_leaderboard(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["leaderboard", str(place.model), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -115,7 +178,8 @@ def test_fit_passes_every_argument_on(
     line = (
         "fit t.csv --time-limit 9 --path m --tuning-data v.csv --presets high_quality --backbone sam_vit_b "
         "--hyperparameters rank=[2,4] --problem-type binary --image a --label b --seed 3 --devices 0,1 "
-        "--no-search --init-from old --resume -q"
+        "--no-search --init-from old --resume -q --classes sky,road --ignore-index none --eval-metric dice "
+        "--groups patient --holdout-frac 0.2 --num-workers 2 --storage sqlite:///s.db"
     )
     assert main(line.split()) == 0
     assert capsys.readouterr().out == f"iou on validation: 0.5000\nmodel: {tmp_path / 'm'}\n"
@@ -136,8 +200,27 @@ def test_fit_passes_every_argument_on(
         "init_from": "old",
         "resume": True,
         "verbosity": 1,
+        "classes": ["sky", "road"],
+        "ignore_index": None,
+        "eval_metric": "dice",
+        "groups": "patient",
+        "holdout_frac": 0.2,
+        "num_workers": 2,
+        "storage": "sqlite:///s.db",
     }
     assert {name: seen[name] for name in expected} == expected
+
+
+def test_fit_tells_its_result_as_json(
+    textures: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    textures.to_csv(tmp_path / "train.csv", index=False)
+    line = ["fit", str(tmp_path / "train.csv"), "--path", str(tmp_path / "m"), "--json", "-qq", *TINY]
+    assert main(line) == 0
+    said = json.loads(capsys.readouterr().out)
+    seg = SemanticSegmentor.load(tmp_path / "m", verbosity=0)
+    assert said["path"] == str(tmp_path / "m") and said["best_model"] == "default"
+    assert said["score_val"] == seg.best_score_ and said["classes"] == list(seg.classes_)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a console's Ctrl-C can't be sent to one process there")

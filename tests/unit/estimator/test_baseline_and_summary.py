@@ -1,8 +1,6 @@
-"""The majority class against a written-out score; the summary's lines; the picture of predictions."""
+"""The majority class against a written-out score; the summary's lines."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +9,6 @@ import pytest
 from semseg_automl.data.frame import check_table
 from semseg_automl.data.labels import infer_label_map, scan_masks
 from semseg_automl.estimator.baseline import majority_class, majority_row
-from semseg_automl.estimator.displays import PALETTE, MaskDisplay, class_colours
 from semseg_automl.estimator.leaderboard import summary_lines
 
 MASKS = [np.array([[0, 0, 1], [2, 0, 0]], np.uint8), np.array([[1, 1, 0], [0, 0, 255]], np.uint8)]
@@ -52,27 +49,3 @@ def test_summary_lines() -> None:
     assert "kept: default (iou 0.5000 on validation, 10 steps, 2.5 epochs, 32-true)" in lines[2]
     assert lines[3] == "Time: total 12.3 s, import 2.0 s."
     assert summary_lines({}) == ["No summary is stored beside this model."]
-
-
-def test_colours_are_distinct_beyond_the_palette() -> None:
-    colours = class_colours(2 * len(PALETTE) - 1)
-    assert len({tuple(c) for c in colours}) == len(colours)
-    assert (class_colours(4) == PALETTE[:4]).all()
-
-
-@pytest.mark.parametrize("with_truth", [True, False])
-def test_display_draws_and_saves(with_truth: bool, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is in the extra [plots]")
-    samples = check_table(table(), need_label=True)
-    label_map = infer_label_map(scan_masks(samples.masks or ()))
-    truths = [label_map.encode(m) for m in MASKS]
-    display = MaskDisplay(
-        images=[np.zeros((2, 3, 3), np.uint8)] * 2,
-        truths=truths if with_truth else [None, None],
-        predictions=truths,
-        label_map=label_map,
-        titles=["a", "b"],
-    )
-    assert len(display.plot().axes) == 2 * (3 if with_truth else 2)
-    display.save(tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000

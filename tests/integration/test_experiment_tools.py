@@ -1,0 +1,48 @@
+"""Loggers and Optuna callbacks of a fit."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+
+from semseg_automl.core.errors import ConfigError
+from tests.integration.quick import NO_SEARCH, SMALL, tiny
+
+
+def test_scores_and_losses_are_in_csv_files(textures: pd.DataFrame, tmp_path: Path) -> None:
+    own = CSVLogger(tmp_path / "own", name="fit", version="a")
+    seg = tiny(tmp_path / "m").fit(textures, **NO_SEARCH, loggers=["csv", own])
+    with open(tmp_path / "m" / "logs" / "default" / "metrics.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["final_score"]) for r in rows if r["final_score"]] == [pytest.approx(seg.best_score_)]
+    assert all(float(r["loss"]) > 0 for r in rows if r["loss"]) and any(r["loss"] for r in rows)
+    with open(tmp_path / "own" / "fit" / "a" / "metrics.csv", encoding="utf-8") as file:
+        assert "default/final_score" in next(csv.reader(file))
+
+
+def test_no_logger_no_files(textures: pd.DataFrame, tmp_path: Path) -> None:
+    tiny(tmp_path / "m").fit(textures, **NO_SEARCH, loggers=None)
+    assert not (tmp_path / "m" / "logs").exists()
+    with pytest.raises(ConfigError, match="loggers must be"):
+        tiny(tmp_path / "n").fit(textures, **NO_SEARCH, loggers="wandb")
+    assert not (tmp_path / "n").exists()
+
+
+def test_optuna_callbacks_may_stop_the_search(textures: pd.DataFrame, tmp_path: Path) -> None:
+    """Optuna's own MaxTrialsCallback; the best model is still there."""
+    seen: list[int] = []
+    seg = tiny(tmp_path / "m").fit(
+        textures,
+        hyperparameters=SMALL,
+        hyperparameter_tune_kwargs={"num_trials": 6},
+        callbacks=[
+            lambda study, trial: seen.append(trial.number),
+            optuna.study.MaxTrialsCallback(2, states=None),
+        ],
+    )
+    assert seen == [0, 1] and len(seg.study_.trials) == 2 and seg.best_score_ >= 0
