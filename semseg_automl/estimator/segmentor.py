@@ -68,6 +68,8 @@ class SemanticSegmentor(Looks, BaseEstimator):
     path_ : pathlib.Path
     """
 
+    _predictor: Predictor | None
+
     def __init__(
         self,
         problem_type: str | None = None,
