@@ -30,8 +30,8 @@ _LOG = get_logger("training")
 _FORMAT = 1
 WORTH_VISITS = 2.0
 """Times that each form of a picture must be seen for its features to be kept."""
-WORTH_WHOLE = 0.5
-"""Share of the training pictures that the crops must hold whole."""
+WORTH_WHOLE = 0.95
+"""Share of the training pictures that the crops must hold whole: parts of the others only fill the store."""
 
 
 def forms(augment: object) -> int | None:
@@ -63,9 +63,11 @@ def worth_caching(
     config : of the training (of the trials of a search, its default).
     sizes : of the training pictures, (H, W).
     epochs : times that each picture is seen, over all trials.
-    accelerator : beside a CPU only what lies above block 0 is kept: less is computed faster than copied.
+    accelerator : elsewhere than on a CPU, maps from below block 0 are not kept: copying them there costs
+        what computing them does (assumed, not measured).
     """
     number, method = forms(config.optim.augment), config.adapter.adapter
+    everywhere = method != "decoder_only" and config.adapter.placement == "all"
     visits = epochs * (1.0 - config.optim.small_share)  # in full size; smaller ones are entries of their own
     whole = share_of_whole(sizes, config.model.image_size, config.optim.crop_size)
     seen = f"each picture is seen some {max(1, round(visits))} times"
@@ -81,8 +83,10 @@ def worth_caching(
         reason = f"{method} reads the picture beside the encoder"
     elif config.model.backbone.startswith("timm:"):
         reason = "timm's encoders are not cut"
-    elif accelerator != "cpu" and method != "decoder_only" and config.adapter.placement == "all":
-        reason = "adapters are everywhere, and the little below them is computed faster than copied"
+    elif everywhere and config.model.backbone.startswith("sam_vit"):
+        reason = "adapters are everywhere, and only the patch embedding lies below"
+    elif everywhere and accelerator != "cpu":
+        reason = f"adapters are everywhere, and on {accelerator} only what lies above block 0 is kept"
     else:
         return True, f"features below the first trained block are kept: {seen}, in {number} form(s)"
     return False, f"no feature cache: {reason}"

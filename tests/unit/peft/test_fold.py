@@ -108,7 +108,7 @@ def test_the_mixed_kernel_and_its_gradients() -> None:
 
 @pytest.mark.parametrize("side", [3, 5])
 def test_patches_and_padding_have_their_adjoint(side: int) -> None:
-    z = double(2, 3, 4, 2).requires_grad_()
+    z = double(1, 2, 3, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: patches(replicate_pad(z, side // 2), side), (z,))
 
 

@@ -173,7 +173,8 @@ def test_share_of_whole() -> None:
         ({"augment": "light", "small_share": 0.9}, 30, "cpu", False, "seen some 3 times, in 2 form"),
         ({"augment": "light", "adapter": "lst"}, 30, "cpu", False, "lst reads the picture"),
         ({"augment": "light", "backbone": "timm:vit_tiny_patch16_224"}, 30, "cpu", False, "not cut"),
-        ({"augment": "light"}, 30, "cuda", False, "computed faster than copied"),
+        ({"augment": "light", "backbone": "sam_vit_b"}, 30, "cpu", False, "only the patch embedding"),
+        ({"augment": "light"}, 30, "cuda", False, "only what lies above block 0"),
         ({"augment": "light", "placement": "last_4"}, 30, "cuda", True, "are kept"),
     ],
 )
