@@ -18,7 +18,7 @@ def export_model(seg: SemanticSegmentor, path: str | os.PathLike[str], size: Any
     """See ``SemanticSegmentor.export_onnx``."""
     facts = {
         "palette": class_colours(seg.n_classes_).tolist(),
-        "tta": seg._tta(None),
+        "tta": bool(seg._model.info.get("tta", False)),
         "backbone": {"name": seg._model.weights.name, "sha256": seg._model.weights.sha256},
         "adapter": seg._model.config.adapter.adapter,
         "semseg_automl": __version__,
