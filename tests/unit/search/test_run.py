@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -144,6 +145,37 @@ def test_default_first_then_others_then_the_best_goes_on(monkeypatch: pytest.Mon
         ("PRUNED", None),
         ("COMPLETE", 1),
     ]
+
+
+def test_a_search_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine([0.3, 0.5, "failed", 0.55, 0.6])
+    outcome, _ = search(machine, monkeypatch, tune=TuneSettings(num_trials=3))
+    found = [(r["trial"], r["model"], r["rung"], r["continues"], r["score"]) for r in outcome.table]
+    assert found == [
+        (0, "default", 0, None, 0.3),
+        (1, "trial_1", 0, None, 0.5),
+        (2, "trial_2", 0, None, None),
+        (3, "trial_1", 1, 1, 0.55),
+    ]
+    assert [r["state"] for r in outcome.table] == ["PRUNED", "PRUNED", "FAIL", "COMPLETE"]
+    assert all(0.0 <= r["started"] <= r["ended"] for r in outcome.table)
+    assert set(outcome.table[0]["params"]) == set(outcome.plan.spaces)
+    assert json.loads(json.dumps(outcome.table)) == outcome.table
+
+
+def test_the_best_score_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine([0.3])
+    real = machine.run_trial
+
+    def with_history(job: TrainJob, hooks: Hooks) -> Attempt:
+        attempt = real(job, hooks)
+        assert attempt.result is not None
+        history = ((5, 100.0, 0.1), (9, 200.0, 0.05), (12, 300.0, 0.3))
+        return replace(attempt, result=replace(attempt.result, history=history, seconds=attempt.seconds))
+
+    machine.run_trial = with_history  # type: ignore[method-assign]
+    outcome, _ = search(machine, monkeypatch, 600.0, tune=None)
+    assert outcome.course == [(pytest.approx(100.0, abs=1.0), 0.1), (pytest.approx(300.0, abs=1.0), 0.3)]
 
 
 def test_the_mean_of_the_weights_is_kept_if_it_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
