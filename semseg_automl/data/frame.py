@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from semseg_automl.core.errors import DataError, suggest
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.complaints import Complaints
-from semseg_automl.data.images import Source, as_path, describe, image_size, parallel
+from semseg_automl.data.images import Header, Source, as_path, can_be_seen, describe, parallel, picture_header
 
 _log = get_logger("data")
 _TABLES = {".csv": ",", ".tsv": "\t"}
@@ -22,12 +23,16 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """N checked pictures: sources, masks (None where not asked for), sizes (H, W) and row labels."""
+    """N checked pictures: sources, masks (None where not asked for), sizes (H, W) and row labels.
+
+    ``headers``: what the pictures' headers told; empty where the samples came from another process.
+    """
 
     images: tuple[Source, ...]
     masks: tuple[Source, ...] | None
     sizes: tuple[tuple[int, int], ...]
     index: pd.Index
+    headers: tuple[Header, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,6 +45,7 @@ class Samples:
             masks=None if self.masks is None else tuple(self.masks[p] for p in chosen),
             sizes=tuple(self.sizes[p] for p in chosen),
             index=self.index[chosen],
+            headers=tuple(self.headers[p] for p in chosen) if self.headers else (),
         )
 
 
@@ -51,6 +57,7 @@ def check_table(
     label: str = "label",
     need_label: bool,
     role: str = "train_data",
+    channels: int | None = None,
 ) -> Samples:
     """Check a table of pictures (and masks) and gather everything that is wrong with it.
 
@@ -69,6 +76,8 @@ def check_table(
         If False, neither ``y`` nor the label column is looked at.
     role : str
         What messages call the table.
+    channels : int, optional
+        What a trained network sees: pictures that can't be brought to it are complained of.
 
     Returns
     -------
@@ -91,12 +100,14 @@ def check_table(
     targets = _check_cells(masks, index, base, "mask", complaints) if need_label else None
     if targets is not None:
         _compare_sizes(pictures, targets, index, complaints)
+    _compare_channels(pictures, index, channels, complaints)
     complaints.raise_if_any()
     return Samples(
         images=tuple(source for source, _ in pictures),
         masks=None if targets is None else tuple(source for source, _ in targets),
-        sizes=tuple(size for _, size in pictures),
+        sizes=tuple(header.size for _, header in pictures),
         index=index,
+        headers=tuple(header for _, header in pictures),
     )
 
 
@@ -183,18 +194,18 @@ def _aligned_masks(y: Any, index: pd.Index, complaints: Complaints) -> list[Any]
 def _check_cells(
     cells: Sequence[Any], index: pd.Index, base: str, what: str, complaints: Complaints
 ) -> list[tuple[Any, Any]]:
-    """(source, size) per cell; size None (and a complaint) where the cell is no picture."""
+    """(source, header) per cell; header None (and a complaint) where the cell is no picture."""
     out: list[tuple[Any, Any]] = []
     found = parallel(lambda cell: _check_cell(cell, base), cells)
-    for row, (source, size, kind, text) in zip(index, found, strict=True):
+    for row, (source, header, kind, text) in zip(index, found, strict=True):
         if kind is not None:
             complaints.add(f"{kind} {what}", text, row)
-        out.append((source, size))
+        out.append((source, header))
     return out
 
 
-def _check_cell(cell: Any, base: str) -> tuple[Any, tuple[int, int] | None, str | None, str]:
-    """(source, size, kind of complaint or None, its text) of one cell."""
+def _check_cell(cell: Any, base: str) -> tuple[Any, Header | None, str | None, str]:
+    """(source, header, kind of complaint or None, its text) of one cell."""
     if isinstance(cell, (str, os.PathLike)):
         if not os.fspath(cell).strip():
             return None, None, "no", "the cell is empty"
@@ -215,7 +226,7 @@ def _check_cell(cell: Any, base: str) -> tuple[Any, tuple[int, int] | None, str 
     else:
         return None, None, "unsupported", f"a {type(cell).__name__}; give a path, an array or a PIL image"
     try:
-        return source, image_size(source), None, ""
+        return source, picture_header(source), None, ""
     except DataError as error:
         kind = "unsupported" if isinstance(source, np.ndarray) else "unreadable"
         return source, None, kind, str(error)
@@ -224,15 +235,36 @@ def _check_cell(cell: Any, base: str) -> tuple[Any, tuple[int, int] | None, str 
 def _compare_sizes(
     pictures: list[tuple[Any, Any]], targets: list[tuple[Any, Any]], index: pd.Index, complaints: Complaints
 ) -> None:
-    for row, (picture, size), (mask, mask_size) in zip(index, pictures, targets, strict=True):
-        if size is None or mask_size is None or size == mask_size:
+    for row, (picture, header), (mask, mask_header) in zip(index, pictures, targets, strict=True):
+        if header is None or mask_header is None or header.size == mask_header.size:
             continue
+        size, mask_size = header.size, mask_header.size
         hint = ""
         if size == mask_size[::-1]:
             hint = " (turned by 90 degrees: does only one of the two carry an EXIF orientation?)"
         names = describe(picture), describe(mask)
         text = f"{names[0]} is {_size(size)}, {names[1]} is {_size(mask_size)}{hint}"
         complaints.add("mask of another size than its image", text, row)
+
+
+def _compare_channels(
+    pictures: list[tuple[Any, Any]], index: pd.Index, seen: int | None, complaints: Complaints
+) -> None:
+    """Grey and colour may be mixed, other numbers of channels may not; ``seen``: by a trained network."""
+    if seen is not None:
+        for row, (picture, header) in zip(index, pictures, strict=True):
+            if header is not None and not can_be_seen(header.channels, seen):
+                text = f"{describe(picture)} has {header.channels}, the model was trained on {seen}"
+                complaints.add("another number of channels", text, row)
+        return
+    found = Counter(header.channels for _, header in pictures if header is not None)
+    if len(found) < 2 or set(found) == {1, 3}:
+        return
+    usual = found.most_common(1)[0][0]
+    for row, (picture, header) in zip(index, pictures, strict=True):
+        if header is not None and header.channels != usual:
+            text = f"{describe(picture)} has {header.channels}, most have {usual}"
+            complaints.add("another number of channels (bring all pictures to one)", text, row)
 
 
 def _size(size: tuple[int, int]) -> str:

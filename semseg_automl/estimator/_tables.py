@@ -69,12 +69,12 @@ def prepare_tables(
     else:
         train = samples
         val = check_table(tuning_data, image=image, label=label, need_label=True, role="tuning_data")
+        _check_tuning_channels(samples, val)
         _check_tuning_labels(val, label_map)
     if train is not val and len(samples) > 1:
         _warn_of_near_duplicates(train, val, seed)
-    return Tables(
-        train=train, val=val, label_map=label_map, scan=scan, scaling=infer_scaling(list(samples.images))
-    )
+    scaling = infer_scaling(samples.images, headers=samples.headers)
+    return Tables(train=train, val=val, label_map=label_map, scan=scan, scaling=scaling)
 
 
 def _log_rare_classes(scan: LabelScan, label_map: LabelMap) -> None:
@@ -116,6 +116,15 @@ def _warn_of_near_duplicates(train: Samples, val: Samples, seed: int) -> None:
         part,
         shown,
     )
+
+
+def _check_tuning_channels(train: Samples, val: Samples) -> None:
+    widest = [max(header.channels for header in part.headers) for part in (train, val)]
+    if max(widest) > 3 and widest[0] != widest[1]:
+        raise DataError(
+            f"tuning_data: its pictures have {widest[1]} channels, train_data's have {widest[0]}. "
+            "Bring both to one number."
+        )
 
 
 def _check_tuning_labels(val: Samples, label_map: LabelMap) -> None:

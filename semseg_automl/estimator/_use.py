@@ -13,6 +13,7 @@ from PIL import Image
 from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples, check_table, list_pictures
+from semseg_automl.data.images import network_channels
 from semseg_automl.data.labels import read_raw_mask
 from semseg_automl.inference.stream import write_masks
 from semseg_automl.inference.tiling import TileRule
@@ -49,6 +50,19 @@ def _answer(data: Any, index: pd.Index, values: Sequence[Any], name: str) -> Any
     return pd.Series(cells, index=index, name=name, dtype=object)  # else None among texts becomes NaN
 
 
+def _pictures(seg: SemanticSegmentor, data: Any, y: Any = None, *, need_label: bool = False) -> Samples:
+    """The checked table, of pictures that the model can see."""
+    return check_table(
+        data,
+        y,
+        image=seg.image,
+        label=seg.label,
+        need_label=need_label,
+        role="data",
+        channels=network_channels(seg._model.scaling),
+    )
+
+
 def predict_masks(
     seg: SemanticSegmentor,
     data: Any,
@@ -69,7 +83,7 @@ def predict_masks(
         )
     if shard is not None:
         raise ConfigError("shard= is a part of the files of output_dir=: give that too.")
-    samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
+    samples = _pictures(seg, data)
     masks: list[Any] = [None] * len(samples)
     for i, mask in predictor.iter_masks(samples.images, batch_size, tta=tta, tile=tile):
         masks[i] = mask
@@ -106,7 +120,7 @@ def predict_probabilities(
 ) -> Any:
     """See ``SemanticSegmentor.predict_proba``."""
     predictor = seg._get_predictor()
-    samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
+    samples = _pictures(seg, data)
     found: list[Any] = [None] * len(samples)
     for i, probability in predictor.iter_probabilities(samples.images, batch_size, tta=tta, tile=tile):
         found[i] = probability
@@ -138,7 +152,7 @@ def evaluate_table(
         check_level(confidence)
         if per_class or per_image:
             raise ConfigError("confidence is for the whole table: leave out per_class and per_image.")
-    samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
+    samples = _pictures(seg, data, y, need_label=True)
     targets = _targets(samples, label_map, strict_labels)
     order = []
     for i, probability in predictor.iter_probabilities(samples.images, tta=tta, tile=tile):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from semseg_automl.core.optional import require
 from semseg_automl.data.frame import check_table
-from semseg_automl.data.images import read_image, to_rgb
+from semseg_automl.data.images import read_seen
 from semseg_automl.data.labels import IGNORE, LabelMap, read_mask
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class MaskDisplay:
         chosen = samples.subset(at)
         masks = estimator.predict(list(chosen.images))
         return cls(
-            images=[to_rgb(read_image(s), model.scaling) for s in chosen.images],
+            images=[read_seen(s, model.scaling)[..., :3] for s in chosen.images],
             truths=[read_mask(m, model.label_map) for m in chosen.masks]
             if chosen.masks
             else [None] * len(at),
