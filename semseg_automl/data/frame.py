@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from semseg_automl.core.errors import DataError, suggest
+from semseg_automl.core.errors import ConfigError, DataError, suggest
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.complaints import Complaints
 from semseg_automl.data.images import Header, Source, as_path, can_be_seen, describe, parallel, picture_header
+from semseg_automl.data.masks import MaskSource
+from semseg_automl.data.sources import MaskStack
 
 _log = get_logger("data")
 _TABLES = {".csv": ",", ".tsv": "\t"}
@@ -29,7 +31,7 @@ class Samples:
     """
 
     images: tuple[Source, ...]
-    masks: tuple[Source, ...] | None
+    masks: tuple[MaskSource, ...] | None
     sizes: tuple[tuple[int, int], ...]
     index: pd.Index
     headers: tuple[Header, ...] = ()
@@ -54,7 +56,7 @@ def check_table(
     y: Any = None,
     *,
     image: str = "image",
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     need_label: bool,
     role: str = "train_data",
     channels: int | None = None,
@@ -71,7 +73,7 @@ def check_table(
     y : Series, list or array of masks, optional
         By position, used instead of the column ``label``.
     image, label : str
-        Column names.
+        Column names; several labels: a column of masks for each class (see ``sources.MaskStack``).
     need_label : bool
         If False, neither ``y`` nor the label column is looked at.
     role : str
@@ -112,7 +114,7 @@ def check_table(
 
 
 def _columns(
-    data: Any, y: Any, image: str, label: str, need_label: bool, complaints: Complaints
+    data: Any, y: Any, image: str, label: str | Sequence[str], need_label: bool, complaints: Complaints
 ) -> tuple[Sequence[Any], Sequence[Any], pd.Index, str]:
     """Cells of the image and mask columns, row labels, and the folder relative paths start from."""
     base = os.getcwd()
@@ -120,7 +122,8 @@ def _columns(
         base = os.path.dirname(os.path.abspath(as_path(data)))
         data = _read_csv(as_path(data), image, label, complaints)
     if isinstance(data, pd.DataFrame):
-        wanted = [image, label] if need_label and y is None else [image]
+        labels = label_columns(label)
+        wanted = [image, *labels] if need_label and y is None else [image]
         for name in wanted:
             if name not in data.columns:
                 columns = [str(c) for c in data.columns]
@@ -130,23 +133,43 @@ def _columns(
                 complaints.add("ambiguous column", f"{name!r} occurs more than once")
         complaints.raise_if_any()
         images, index = list(data[image]), data.index
-        masks = list(data[label]) if len(wanted) == 2 else []
+        masks = list(data[label]) if isinstance(label, str) and len(wanted) == 2 else []
+        if not isinstance(label, str) and len(wanted) > 1:
+            masks = [_PerClass(row) for row in zip(*(data[name] for name in labels), strict=True)]
     else:
         images, index = _as_cells(data)
         masks = []
         if need_label and y is None:
             complaints.add(
-                "no masks", f"pass a DataFrame with the columns {image!r} and {label!r}, or y=masks"
+                "masks", f"pass a DataFrame with the columns {image!r} and {label!r}, or y=masks"
             )
     if y is not None:
         masks = _aligned_masks(y, index, complaints)
     return images, masks, index, base
 
 
-def _read_csv(path: str, image: str, label: str, complaints: Complaints) -> pd.DataFrame:
+class _PerClass(tuple[Any, ...]):
+    """A row's cells of masks, one for each class."""
+
+
+def label_columns(label: str | Sequence[str]) -> list[str]:
+    """The columns that hold masks.
+
+    Raises
+    ------
+    ConfigError
+        ``label`` is neither a column's name nor a list of different ones.
+    """
+    names = [label] if isinstance(label, str) else list(label) if isinstance(label, list | tuple) else []
+    if not names or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
+        raise ConfigError(f"label is a column's name or a list of different ones, got {label!r}.")
+    return names
+
+
+def _read_csv(path: str, image: str, label: str | Sequence[str], complaints: Complaints) -> pd.DataFrame:
     separator = _TABLES[os.path.splitext(path)[1].lower()]
     try:
-        return pd.read_csv(path, sep=separator, dtype={image: str, label: str})
+        return pd.read_csv(path, sep=separator, dtype=dict.fromkeys([image, *label_columns(label)], str))
     except FileNotFoundError:
         complaints.add("missing file", path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
@@ -206,6 +229,8 @@ def _check_cells(
 
 def _check_cell(cell: Any, base: str) -> tuple[Any, Header | None, str | None, str]:
     """(source, header, kind of complaint or None, its text) of one cell."""
+    if isinstance(cell, _PerClass):
+        return _check_stack(cell, base)
     if isinstance(cell, (str, os.PathLike)):
         if not os.fspath(cell).strip():
             return None, None, "no", "the cell is empty"
@@ -230,6 +255,22 @@ def _check_cell(cell: Any, base: str) -> tuple[Any, Header | None, str | None, s
     except DataError as error:
         kind = "unsupported" if isinstance(source, np.ndarray) else "unreadable"
         return source, None, kind, str(error)
+
+
+def _check_stack(cells: _PerClass, base: str) -> tuple[Any, Header | None, str | None, str]:
+    """As :func:`_check_cell`, of a row's masks of one class each; an empty cell is no complaint."""
+    checked = [_check_cell(cell, base) for cell in cells]
+    for _, _, kind, text in checked:
+        if kind not in (None, "no"):
+            return None, None, kind, text
+    headers = [header for _, header, _, _ in checked if header is not None]
+    if not headers:
+        return None, None, "no", "every one of the cells is empty"
+    if len({header.size for header in headers}) > 1:
+        sizes = ", ".join(_size(header.size) for header in headers)
+        return None, None, "masks of different sizes instead of one", f"their sizes are {sizes}"
+    parts = tuple(source if header is not None else None for source, header, _, _ in checked)
+    return MaskStack(parts=parts), headers[0], None, ""
 
 
 def _compare_sizes(

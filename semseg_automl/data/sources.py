@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -15,6 +16,18 @@ from PIL import Image
 from semseg_automl.core.hardware import usable_cores
 
 Source = str | os.PathLike | np.ndarray | Image.Image
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskStack:
+    """A picture's masks of one class each: value k + 1 where ``parts[k]`` is not 0, else 0.
+
+    Where parts overlap the later one counts. A part that is None has no pixel in this picture.
+    """
+
+    parts: tuple[Source | None, ...]
+
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -29,8 +42,10 @@ def as_path(source: str | os.PathLike) -> str:
     return os.path.expanduser(text)
 
 
-def describe(source: Source) -> str:
+def describe(source: Source | MaskStack) -> str:
     """How a picture is called in messages: its path, or what kind of object it is."""
+    if isinstance(source, MaskStack):
+        return ", ".join(describe(part) for part in source.parts if part is not None)
     if isinstance(source, np.ndarray):
         return f"array of shape {source.shape} and dtype {source.dtype}"
     if isinstance(source, Image.Image):

@@ -50,6 +50,11 @@ def _answer(data: Any, index: pd.Index, values: Sequence[Any], name: str) -> Any
     return pd.Series(cells, index=index, name=name, dtype=object)  # else None among texts becomes NaN
 
 
+def _name(seg: SemanticSegmentor) -> str:
+    """What a Series of masks is called."""
+    return seg.label if isinstance(seg.label, str) else "label"
+
+
 def _pictures(seg: SemanticSegmentor, data: Any, y: Any = None, *, need_label: bool = False) -> Samples:
     """The checked table, of pictures that the model can see."""
     return check_table(
@@ -87,7 +92,7 @@ def predict_masks(
     masks: list[Any] = [None] * len(samples)
     for i, mask in predictor.iter_masks(samples.images, batch_size, tta=tta, tile=tile):
         masks[i] = mask
-    return _answer(data, samples.index, masks, seg.label)
+    return _answer(data, samples.index, masks, _name(seg))
 
 
 def _predict_files(
@@ -103,7 +108,7 @@ def _predict_files(
 ) -> Any:
     """Paths of the masks, None where a picture can't be read; of one picture alone, its error."""
     pictures = list_pictures(data, image=seg.image)
-    writer = MaskWriter(output_dir, pictures.sources, key=key, shard=shard)
+    writer = MaskWriter(output_dir, pictures.sources, key=key, shard=shard, palette=seg._model.label_map.palette)
     first, step = shard or (0, 1)
     positions = range(first, len(pictures), step)
     report = write_masks(
@@ -112,7 +117,7 @@ def _predict_files(
     if is_single(data) and report.failures:
         raise DataError(next(iter(report.failures.values())))
     paths = [None if i in report.failures else str(writer.path(i)) for i in positions]
-    return _answer(data, pictures.index[first::step], paths, seg.label)
+    return _answer(data, pictures.index[first::step], paths, _name(seg))
 
 
 def predict_probabilities(
@@ -124,7 +129,7 @@ def predict_probabilities(
     found: list[Any] = [None] * len(samples)
     for i, probability in predictor.iter_probabilities(samples.images, batch_size, tta=tta, tile=tile):
         found[i] = probability
-    return _answer(data, samples.index, found, seg.label)
+    return _answer(data, samples.index, found, _name(seg))
 
 
 def evaluate_table(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from semseg_automl.core.optional import require
-from semseg_automl.data.frame import check_table
+from semseg_automl.data.frame import check_table, label_columns
 from semseg_automl.data.images import read_seen
 from semseg_automl.data.labels import IGNORE, LabelMap, read_mask
 
@@ -62,7 +62,7 @@ class MaskDisplay:
     def from_estimator(cls, estimator: SemanticSegmentor, data: Any, *, n: int = 4) -> MaskDisplay:
         """Predict up to ``n`` pictures of ``data``, evenly spread over it."""
         model = estimator._model
-        labelled = isinstance(data, pd.DataFrame) and estimator.label in data.columns
+        labelled = isinstance(data, pd.DataFrame) and set(label_columns(estimator.label)) <= set(data.columns)
         labelled = labelled or str(data).lower().endswith((".csv", ".tsv"))
         samples = check_table(
             data, image=estimator.image, label=estimator.label, need_label=labelled, role="data"
