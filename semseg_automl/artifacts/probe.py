@@ -31,9 +31,10 @@ def make_probe(segmenter: nn.Module, *, side: int = SIDE, seed: int = 0) -> dict
     Returns
     -------
     dict
-        "image" (3, side, side) float32, standard normal; "logits" (K, side/4, side/4) float32.
+        "image" (C, side, side) float32, standard normal; "logits" (K, side/4, side/4) float32.
     """
-    image = torch.randn(3, side, side, generator=torch.Generator().manual_seed(seed))
+    channels = getattr(segmenter, "in_channels", 3)
+    image = torch.randn(channels, side, side, generator=torch.Generator().manual_seed(seed))
     return {"image": image, "logits": _logits(segmenter, image)}
 
 
@@ -69,7 +70,7 @@ def _logits(segmenter: nn.Module, image: torch.Tensor) -> torch.Tensor:
     segmenter.eval()
     try:
         with torch.no_grad():
-            batch = image.to(parameter.device, parameter.dtype)[None]  # (3, H, W) -> (1, 3, H, W)
+            batch = image.to(parameter.device, parameter.dtype)[None]  # (C, H, W) -> (1, C, H, W)
             return segmenter(batch)[0].float().cpu()  # (1, K, h, w) -> (K, h, w)
     finally:
         segmenter.train(was_training)

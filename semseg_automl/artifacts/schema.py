@@ -32,13 +32,14 @@ class Manifest:
     Attributes
     ----------
     label_map, scaling, config
-        ``LabelMap.to_json()``, the intensity scaling ({"low", "high"}; None for plain 8 bit) and
-        ``RunConfig.to_json()``.
+        ``LabelMap.to_json()``, the intensity scaling ({"low", "high", "channels"}; None for plain
+        8 bit of up to three channels) and ``RunConfig.to_json()``.
     backbone
         {"name", "source", "sha256"}: which frozen weights the adapter belongs to (sha256 over
         tensors; empty for sam_tiny).
     channels, mean, std
-        Channels of the training pictures (1, 3 or 4), and the normalisation on 0..255 RGB.
+        Channels that the network sees (3, or 4 to 16), and the normalisation on 0..255 RGB; further
+        channels have the means of the three.
     threshold
         Foreground probability from which a pixel is foreground; None for several classes.
     metrics
@@ -54,7 +55,7 @@ class Manifest:
     label_map: Mapping[str, Any]
     config: Mapping[str, Any]
     backbone: Mapping[str, str]
-    scaling: Mapping[str, float] | None = None
+    scaling: Mapping[str, Any] | None = None
     channels: int = 3
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
@@ -156,6 +157,9 @@ def _check_types(values: Mapping[str, Any], where: str) -> None:
     def text_map(x: object) -> bool:
         return isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
 
+    def numbers(x: object) -> bool:
+        return all(map(_number, x)) if isinstance(x, list) else _number(x)
+
     def triple(x: object) -> bool:
         return isinstance(x, list) and len(x) == 3 and all(map(_number, x))
 
@@ -167,10 +171,10 @@ def _check_types(values: Mapping[str, Any], where: str) -> None:
         "scaling": values["scaling"] is None
         or (
             isinstance(values["scaling"], dict)
-            and values["scaling"].keys() == {"low", "high"}
-            and all(map(_number, values["scaling"].values()))
+            and {"low", "high"} <= values["scaling"].keys() <= {"low", "high", "channels"}
+            and all(map(numbers, values["scaling"].values()))
         ),
-        "channels": values["channels"] in (1, 3, 4),
+        "channels": type(values["channels"]) is int and 1 <= values["channels"] <= 16,
         "mean": triple(values["mean"]),
         "std": triple(values["std"]),
         "threshold": values["threshold"] is None

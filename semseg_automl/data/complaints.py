@@ -7,6 +7,21 @@ from collections.abc import Iterable
 from semseg_automl.core.errors import DataError
 
 _SHOWN = 5
+REMEDIES = {
+    "missing": "Check the paths: relative ones start at the csv's folder, else at the working directory.",
+    "no": "Fill the cells, or leave the rows out: table.dropna().",
+    "unreadable": "Save or copy these files again, as PNG for example, or leave the rows out.",
+    "unsupported": "Give paths, arrays (H, W) or (H, W, C), or PIL images.",
+    "mask of": "A mask is as large as its picture: check the pairs, or resize masks without smoothing.",
+    "masks of": "Masks of one picture are as large as it is: check the pairs.",
+    "missing column": "Rename the column, or name it: SemanticSegmentor(image=..., label=...).",
+    "ambiguous column": "Rename one of them.",
+    "missing file": "Check the path of the table.",
+    "unreadable table": "Give a csv with a first line of column names, in UTF-8.",
+    "empty": "Give at least two rows, better some dozens.",
+    "y": "Give one mask for each picture, in the same order.",
+}
+"""Kind of complaint, or its first word or words, -> what to do about it."""
 
 
 class Complaints:
@@ -38,4 +53,11 @@ class Complaints:
         for kind, texts in self._groups.items():
             more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
             count = f" ({len(texts)})" if len(texts) > 1 else ""
-            yield f"- {kind}{count}: {'; '.join(texts[:_SHOWN])}{more}"
+            yield f"- {kind}{count}: {'; '.join(texts[:_SHOWN])}{more}{_remedy(kind)}"
+
+
+def _remedy(kind: str) -> str:
+    words = kind.split()
+    found = (REMEDIES.get(" ".join(words[:n])) for n in (2, 1))
+    remedy = next((r for r in found if r), "")
+    return f". {remedy}" if remedy else ""

@@ -14,8 +14,9 @@ from semseg_automl.core.config import ImageSize
 from semseg_automl.core.errors import DataError
 from semseg_automl.core.hardware import detect
 from semseg_automl.data.augment import Augment, Augmentation, random_window, resolve_augment
+from semseg_automl.data.channels import in_threes
 from semseg_automl.data.frame import Samples
-from semseg_automl.data.images import IntensityScaling, describe, parallel, read_image, to_rgb
+from semseg_automl.data.images import IntensityScaling, describe, parallel, read_seen
 from semseg_automl.data.label_map import IGNORE, LabelMap
 from semseg_automl.data.labels import read_mask
 from semseg_automl.data.preprocess import (
@@ -40,7 +41,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     label_map : LabelMap
     image_size : int (long side) or (H, W), see ``preprocess.plan_geometry``
     augment : preset name or callable (image, mask, rng) -> (image, mask)
-        Runs after resizing and before padding; depends on (seed, epoch, position) only.
+        Runs after resizing and before padding; depends on (seed, epoch, position) only. Sees three
+        channels at a time, with the same random numbers (see ``channels.in_threes``).
     crop_size : int (square), (H, W) or None
         Training items are random windows of this size (padded to ``multiple``); None: whole pictures.
     seed : int
@@ -60,7 +62,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     Notes
     -----
     Items are asked for by position i (the epoch is :meth:`set_epoch`'s) or by (epoch, i), and are
-    ``{"image": float32 (3, H', W'), "mask": int64 (H', W') with IGNORE = -1, "index": i}``.
+    ``{"image": float32 (C, H', W'), "mask": int64 (H', W') with IGNORE = -1, "index": i}``.
     """
 
     def __init__(
@@ -111,21 +113,26 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if not 0 <= i < len(self):
             raise IndexError(i)
         image, mask = self.pair(i)
-        rng = np.random.default_rng((self._seed, epoch, i))
+        image, mask = in_threes(self._changed, image, mask, (self._seed, epoch, i))
+        padded = self.geometries[i].padded if self._crop is None else self._padded_crop
+        return {"image": normalise(image, padded), "mask": pad_indices(mask, padded), "index": i}
+
+    def _changed(
+        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augment and crop a picture of three channels."""
         crop = self._crop
         if self._still and crop is not None and mask.shape[0] <= crop[0] and mask.shape[1] <= crop[1]:
             crop = None
         if isinstance(self._augment, Augment):
-            image, mask = self._augment(image, mask, rng, crop=crop)
-        else:
-            image, mask = self._augment(image, mask, rng)
-            if crop is not None:
-                image, mask = random_window(image, mask, crop, 1.0, rng.random(2))
-        padded = self.geometries[i].padded if self._crop is None else self._padded_crop
-        return {"image": normalise(image, padded), "mask": pad_indices(mask, padded), "index": i}
+            return self._augment(image, mask, rng, crop=crop)
+        image, mask = self._augment(image, mask, rng)
+        if crop is not None:
+            image, mask = random_window(image, mask, crop, 1.0, rng.random(2))
+        return image, mask
 
     def full_size(self, i: int) -> tuple[torch.Tensor, np.ndarray, Geometry]:
-        """Picture i for scoring: float32 (3, H', W'), class indices (H, W) int16 as stored, geometry."""
+        """Picture i for scoring: float32 (C, H', W'), class indices (H, W) int16 as stored, geometry."""
         geometry = self.geometries[i]
         kept = self._cache.get(i)
         if kept is not None:
@@ -140,7 +147,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.__dict__.update(state, _lock=Lock())
 
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture (h, w, 3) uint8 and class indices (h, w) int16 at the resized size, not augmented."""
+        """Picture (h, w, C) uint8 and class indices (h, w) int16 at the resized size, not augmented."""
         kept = self._cache.get(i)
         if kept is not None:
             return kept
@@ -161,7 +168,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return len(self._cache)
 
     def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        rgb = to_rgb(read_image(self.samples.images[i]), self._scaling)
+        rgb = read_seen(self.samples.images[i], self._scaling)
         indices = read_mask(self._masks[i], self.label_map)
         for array, source in ((rgb, self.samples.images[i]), (indices, self._masks[i])):
             if array.shape[:2] != self.samples.sizes[i]:
@@ -177,12 +184,12 @@ def collate(batch: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     Returns
     -------
     dict
-        image float32 (B, 3, H', W') padded with 0, mask int64 (B, H', W') padded with IGNORE,
+        image float32 (B, C, H', W') padded with 0, mask int64 (B, H', W') padded with IGNORE,
         index int64 (B,).
     """
     height = max(item["mask"].shape[0] for item in batch)
     width = max(item["mask"].shape[1] for item in batch)
-    images = torch.zeros((len(batch), 3, height, width), dtype=torch.float32)
+    images = torch.zeros((len(batch), len(batch[0]["image"]), height, width), dtype=torch.float32)
     masks = torch.full((len(batch), height, width), IGNORE, dtype=torch.int64)
     for b, item in enumerate(batch):
         h, w = item["mask"].shape

@@ -1,4 +1,4 @@
-"""Tables to start with: a generated problem that is worth solving, and pairing of two folders. No torch."""
+"""Tables to start with: a generated problem that is worth solving, two folders, annotations. No torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from semseg_automl.core.errors import ConfigError, DataError
+from semseg_automl.data.annotations import from_coco, from_yolo
 
-__all__ = ["from_folders", "make_textures"]
+__all__ = ["from_coco", "from_folders", "from_yolo", "make_textures"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # (cycles per pixel, number of orientations; 0 = isotropic) of each region class, then round again, finer.

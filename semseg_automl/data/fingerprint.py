@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from semseg_automl.data.images import Source, parallel
+from semseg_automl.data.images import parallel
 from semseg_automl.data.label_map import LabelMap
 from semseg_automl.data.labels import read_mask
+from semseg_automl.data.masks import MaskSource
 
 SAMPLE = 32
 
@@ -66,20 +67,20 @@ def thickness(indices: np.ndarray, n_classes: int) -> np.ndarray:
     return np.stack([area, border], axis=1)[1:]
 
 
-def _sample(masks: Sequence[Source], label_map: LabelMap) -> list[np.ndarray]:
+def _sample(masks: Sequence[MaskSource], label_map: LabelMap) -> list[np.ndarray]:
     """Class indices of up to 32 masks, evenly spread over the table."""
     step = max(1, len(masks) // SAMPLE)
     return parallel(lambda source: read_mask(source, label_map), list(masks)[::step][:SAMPLE])
 
 
-def class_pixels(masks: Sequence[Source], label_map: LabelMap) -> tuple[int, ...]:
+def class_pixels(masks: Sequence[MaskSource], label_map: LabelMap) -> tuple[int, ...]:
     """Labelled pixels of each class, counted over up to 32 masks, evenly spread over the table."""
     read = _sample(masks, label_map)
     counts = sum(np.bincount(m[m >= 0].ravel(), minlength=label_map.n_classes) for m in read)
     return tuple(int(n) for n in np.asarray(counts))
 
 
-def thinnest_class(masks: Sequence[Source], label_map: LabelMap) -> float:
+def thinnest_class(masks: Sequence[MaskSource], label_map: LabelMap) -> float:
     """Mean thickness of the thinnest class, as a share of the pictures' long side.
 
     The thickness of a class is 2 * area / border length: the width of a long stripe, half the side

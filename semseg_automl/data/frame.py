@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from semseg_automl.core.errors import DataError, suggest
+from semseg_automl.core.errors import ConfigError, DataError, suggest
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.complaints import Complaints
-from semseg_automl.data.images import Source, as_path, describe, image_size, parallel
+from semseg_automl.data.images import Header, Source, as_path, can_be_seen, describe, parallel, picture_header
+from semseg_automl.data.masks import MaskSource
+from semseg_automl.data.sources import MaskStack
 
 _log = get_logger("data")
 _TABLES = {".csv": ",", ".tsv": "\t"}
@@ -22,12 +25,16 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """N checked pictures: sources, masks (None where not asked for), sizes (H, W) and row labels."""
+    """N checked pictures: sources, masks (None where not asked for), sizes (H, W) and row labels.
+
+    ``headers``: what the pictures' headers told; empty where the samples came from another process.
+    """
 
     images: tuple[Source, ...]
-    masks: tuple[Source, ...] | None
+    masks: tuple[MaskSource, ...] | None
     sizes: tuple[tuple[int, int], ...]
     index: pd.Index
+    headers: tuple[Header, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,6 +47,7 @@ class Samples:
             masks=None if self.masks is None else tuple(self.masks[p] for p in chosen),
             sizes=tuple(self.sizes[p] for p in chosen),
             index=self.index[chosen],
+            headers=tuple(self.headers[p] for p in chosen) if self.headers else (),
         )
 
 
@@ -48,9 +56,10 @@ def check_table(
     y: Any = None,
     *,
     image: str = "image",
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     need_label: bool,
     role: str = "train_data",
+    channels: int | None = None,
 ) -> Samples:
     """Check a table of pictures (and masks) and gather everything that is wrong with it.
 
@@ -64,11 +73,13 @@ def check_table(
     y : Series, list or array of masks, optional
         By position, used instead of the column ``label``.
     image, label : str
-        Column names.
+        Column names; several labels: a column of masks for each class (see ``sources.MaskStack``).
     need_label : bool
         If False, neither ``y`` nor the label column is looked at.
     role : str
         What messages call the table.
+    channels : int, optional
+        What a trained network sees: pictures that can't be brought to it are complained of.
 
     Returns
     -------
@@ -91,17 +102,19 @@ def check_table(
     targets = _check_cells(masks, index, base, "mask", complaints) if need_label else None
     if targets is not None:
         _compare_sizes(pictures, targets, index, complaints)
+    _compare_channels(pictures, index, channels, complaints)
     complaints.raise_if_any()
     return Samples(
         images=tuple(source for source, _ in pictures),
         masks=None if targets is None else tuple(source for source, _ in targets),
-        sizes=tuple(size for _, size in pictures),
+        sizes=tuple(header.size for _, header in pictures),
         index=index,
+        headers=tuple(header for _, header in pictures),
     )
 
 
 def _columns(
-    data: Any, y: Any, image: str, label: str, need_label: bool, complaints: Complaints
+    data: Any, y: Any, image: str, label: str | Sequence[str], need_label: bool, complaints: Complaints
 ) -> tuple[Sequence[Any], Sequence[Any], pd.Index, str]:
     """Cells of the image and mask columns, row labels, and the folder relative paths start from."""
     base = os.getcwd()
@@ -109,7 +122,8 @@ def _columns(
         base = os.path.dirname(os.path.abspath(as_path(data)))
         data = _read_csv(as_path(data), image, label, complaints)
     if isinstance(data, pd.DataFrame):
-        wanted = [image, label] if need_label and y is None else [image]
+        labels = label_columns(label)
+        wanted = [image, *labels] if need_label and y is None else [image]
         for name in wanted:
             if name not in data.columns:
                 columns = [str(c) for c in data.columns]
@@ -119,23 +133,41 @@ def _columns(
                 complaints.add("ambiguous column", f"{name!r} occurs more than once")
         complaints.raise_if_any()
         images, index = list(data[image]), data.index
-        masks = list(data[label]) if len(wanted) == 2 else []
+        masks = list(data[label]) if isinstance(label, str) and len(wanted) == 2 else []
+        if not isinstance(label, str) and len(wanted) > 1:
+            masks = [_PerClass(row) for row in zip(*(data[name] for name in labels), strict=True)]
     else:
         images, index = _as_cells(data)
         masks = []
         if need_label and y is None:
-            complaints.add(
-                "no masks", f"pass a DataFrame with the columns {image!r} and {label!r}, or y=masks"
-            )
+            complaints.add("masks", f"pass a DataFrame with the columns {image!r} and {label!r}, or y=masks")
     if y is not None:
         masks = _aligned_masks(y, index, complaints)
     return images, masks, index, base
 
 
-def _read_csv(path: str, image: str, label: str, complaints: Complaints) -> pd.DataFrame:
+class _PerClass(tuple[Any, ...]):
+    """A row's cells of masks, one for each class."""
+
+
+def label_columns(label: str | Sequence[str]) -> list[str]:
+    """The columns that hold masks.
+
+    Raises
+    ------
+    ConfigError
+        ``label`` is neither a column's name nor a list of different ones.
+    """
+    names = [label] if isinstance(label, str) else list(label) if isinstance(label, list | tuple) else []
+    if not names or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
+        raise ConfigError(f"label is a column's name or a list of different ones, got {label!r}.")
+    return names
+
+
+def _read_csv(path: str, image: str, label: str | Sequence[str], complaints: Complaints) -> pd.DataFrame:
     separator = _TABLES[os.path.splitext(path)[1].lower()]
     try:
-        return pd.read_csv(path, sep=separator, dtype={image: str, label: str})
+        return pd.read_csv(path, sep=separator, dtype=dict.fromkeys([image, *label_columns(label)], str))
     except FileNotFoundError:
         complaints.add("missing file", path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
@@ -183,18 +215,20 @@ def _aligned_masks(y: Any, index: pd.Index, complaints: Complaints) -> list[Any]
 def _check_cells(
     cells: Sequence[Any], index: pd.Index, base: str, what: str, complaints: Complaints
 ) -> list[tuple[Any, Any]]:
-    """(source, size) per cell; size None (and a complaint) where the cell is no picture."""
+    """(source, header) per cell; header None (and a complaint) where the cell is no picture."""
     out: list[tuple[Any, Any]] = []
     found = parallel(lambda cell: _check_cell(cell, base), cells)
-    for row, (source, size, kind, text) in zip(index, found, strict=True):
+    for row, (source, header, kind, text) in zip(index, found, strict=True):
         if kind is not None:
             complaints.add(f"{kind} {what}", text, row)
-        out.append((source, size))
+        out.append((source, header))
     return out
 
 
-def _check_cell(cell: Any, base: str) -> tuple[Any, tuple[int, int] | None, str | None, str]:
-    """(source, size, kind of complaint or None, its text) of one cell."""
+def _check_cell(cell: Any, base: str) -> tuple[Any, Header | None, str | None, str]:
+    """(source, header, kind of complaint or None, its text) of one cell."""
+    if isinstance(cell, _PerClass):
+        return _check_stack(cell, base)
     if isinstance(cell, (str, os.PathLike)):
         if not os.fspath(cell).strip():
             return None, None, "no", "the cell is empty"
@@ -215,24 +249,61 @@ def _check_cell(cell: Any, base: str) -> tuple[Any, tuple[int, int] | None, str 
     else:
         return None, None, "unsupported", f"a {type(cell).__name__}; give a path, an array or a PIL image"
     try:
-        return source, image_size(source), None, ""
+        return source, picture_header(source), None, ""
     except DataError as error:
         kind = "unsupported" if isinstance(source, np.ndarray) else "unreadable"
         return source, None, kind, str(error)
 
 
+def _check_stack(cells: _PerClass, base: str) -> tuple[Any, Header | None, str | None, str]:
+    """As :func:`_check_cell`, of a row's masks of one class each; an empty cell is no complaint."""
+    checked = [_check_cell(cell, base) for cell in cells]
+    for _, _, kind, text in checked:
+        if kind not in (None, "no"):
+            return None, None, kind, text
+    headers = [header for _, header, _, _ in checked if header is not None]
+    if not headers:
+        return None, None, "no", "every one of the cells is empty"
+    if len({header.size for header in headers}) > 1:
+        sizes = ", ".join(_size(header.size) for header in headers)
+        return None, None, "masks of different sizes instead of one", f"their sizes are {sizes}"
+    parts = tuple(source if header is not None else None for source, header, _, _ in checked)
+    return MaskStack(parts=parts), headers[0], None, ""
+
+
 def _compare_sizes(
     pictures: list[tuple[Any, Any]], targets: list[tuple[Any, Any]], index: pd.Index, complaints: Complaints
 ) -> None:
-    for row, (picture, size), (mask, mask_size) in zip(index, pictures, targets, strict=True):
-        if size is None or mask_size is None or size == mask_size:
+    for row, (picture, header), (mask, mask_header) in zip(index, pictures, targets, strict=True):
+        if header is None or mask_header is None or header.size == mask_header.size:
             continue
+        size, mask_size = header.size, mask_header.size
         hint = ""
         if size == mask_size[::-1]:
             hint = " (turned by 90 degrees: does only one of the two carry an EXIF orientation?)"
         names = describe(picture), describe(mask)
         text = f"{names[0]} is {_size(size)}, {names[1]} is {_size(mask_size)}{hint}"
         complaints.add("mask of another size than its image", text, row)
+
+
+def _compare_channels(
+    pictures: list[tuple[Any, Any]], index: pd.Index, seen: int | None, complaints: Complaints
+) -> None:
+    """Grey and colour may be mixed, other numbers of channels may not; ``seen``: by a trained network."""
+    if seen is not None:
+        for row, (picture, header) in zip(index, pictures, strict=True):
+            if header is not None and not can_be_seen(header.channels, seen):
+                text = f"{describe(picture)} has {header.channels}, the model was trained on {seen}"
+                complaints.add("another number of channels", text, row)
+        return
+    found = Counter(header.channels for _, header in pictures if header is not None)
+    if len(found) < 2 or set(found) == {1, 3}:
+        return
+    usual = found.most_common(1)[0][0]
+    for row, (picture, header) in zip(index, pictures, strict=True):
+        if header is not None and header.channels != usual:
+            text = f"{describe(picture)} has {header.channels}, most have {usual}"
+            complaints.add("another number of channels (bring all pictures to one)", text, row)
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -256,9 +327,9 @@ class PictureList:
         for position, found in zip(
             positions, parallel(lambda cell: _check_cell(cell, ""), cells), strict=True
         ):
-            source, size, kind, text = found
-            if kind is None and size is not None:
-                out.append((source, size))
+            source, header, kind, text = found
+            if kind is None and header is not None:
+                out.append((source, header.size))
             else:
                 out.append(DataError(f"row {self.index[position]!r}: {kind} image: {text}"))
         return out

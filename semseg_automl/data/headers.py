@@ -1,8 +1,8 @@
 """What a picture file says about itself, without decoding its pixels.
 
-Size (EXIF orientation applied), mode, and whether the file is all there. A file whose
+Size (EXIF orientation applied), channels, depth, and whether the file is all there. A file whose
 end does not look as its format demands is decoded to settle the question, so nothing
-that Pillow can read is refused and a truncated file is always found.
+that can be read is refused and a truncated file is always found.
 """
 
 from __future__ import annotations
@@ -15,17 +15,27 @@ from typing import BinaryIO
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from semseg_automl.core.errors import DataError
+from semseg_automl.data.tiff import MAGIC, ORIENTATION, TiffHeader, read_tiff, read_tiff_header, tifffile_for
 
-ORIENTATION = 0x0112
 _LATE_EXIF = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+_GREY = ("1", "L", "LA", "La", "I", "F")
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # a JPEG's further frames (MPO) are previews and depth maps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Size (H, W) after EXIF orientation, and Pillow's mode of a picture file."""
+    """What is known of a picture before its pixels are read.
+
+    Attributes
+    ----------
+    size : (H, W) after EXIF orientation
+    channels : 1..16, alpha not counted
+    deep : 16-bit, 32-bit or float samples
+    """
 
     size: tuple[int, int]
-    mode: str
+    channels: int = 3
+    deep: bool = False
 
 
 def read_header(path: str) -> Header:
@@ -34,24 +44,47 @@ def read_header(path: str) -> Header:
     Raises
     ------
     DataError
-        If the file is missing, not a picture, or truncated; the message begins with its name.
+        If the file is missing, not a picture, truncated, or holds several pages or frames; the
+        message begins with its name.
     """
     try:
+        tiff = tiff_header(path)
+        if tiff is not None:
+            return _checked_tiff(path, tiff)
         with open(path, "rb") as file, Image.open(file) as image:
             settled = _looks_complete(file, image)
             orientation = orientation_of(image, loaded=False)
-            width, height = _turned_tiff(image) or image.size
+            width, height = image.size
             mode = image.mode
+            _refuse_animation(image)
         if not settled:
             with Image.open(path) as image:
                 image.load()
                 orientation = orientation_of(image, loaded=True)
                 width, height = image.size
     except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
-        raise DataError(f"{path}: {explain(error)}") from error
-    if orientation >= 5:  # a quarter turn
-        width, height = height, width
-    return Header(size=(height, width), mode=mode)
+        raise DataError(f"{path}: {explain(error, path)}") from error
+    size = (width, height) if orientation >= 5 else (height, width)  # 5 to 8: a quarter turn
+    return Header(size=size, channels=channels_of(mode), deep=is_deep(mode))
+
+
+def tiff_header(path: str) -> TiffHeader | None:
+    """A TIFF's header, or None for files of other formats."""
+    with open(path, "rb") as file:
+        if file.read(4) not in MAGIC:
+            return None
+        file.seek(0)
+        return read_tiff_header(file, os.fstat(file.fileno()).st_size)
+
+
+def channels_of(mode: str) -> int:
+    """Channels (1 or 3) of pictures of a Pillow mode, alpha not counted."""
+    return 1 if mode in _GREY or mode.startswith("I;16") else 3
+
+
+def is_deep(mode: str) -> bool:
+    """Whether a Pillow mode has more than 8 bits."""
+    return mode in ("I", "F") or mode.startswith("I;16")
 
 
 def orientation_of(image: Image.Image, *, loaded: bool) -> int:
@@ -67,23 +100,46 @@ def orientation_of(image: Image.Image, *, loaded: bool) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _turned_tiff(image: Image.Image) -> tuple[int, int] | None:
-    """(width, height) that a TIFF has once decoded: whether Pillow tells before depends on its version."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return None
-    width, height = image.tag_v2[256], image.tag_v2[257]
-    return (height, width) if image.tag_v2.get(ORIENTATION, 1) >= 5 else (width, height)
-
-
-def explain(error: Exception) -> str:
-    """A reader's error in words that tell the user what to do."""
+def explain(error: Exception, path: str = "") -> str:
+    """A reader's error in words that tell the user what to do; ``path`` is not repeated."""
+    if isinstance(error, DataError):
+        return str(error).removeprefix(f"{path}: ")
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, PermissionError):
+        return "may not be read: change its permissions"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, not a picture"
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture that Pillow can read (PNG, JPEG, BMP, TIFF, WebP; 1, 3 or 4 channels)"
+        return "not a picture that Pillow can read (PNG, JPEG, WebP, BMP, TIFF); export it as one of these"
     if isinstance(error, Image.DecompressionBombError):
         return f"{error}; if you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS"
-    return f"can't be decoded ({type(error).__name__}: {error})"
+    return f"can't be decoded ({type(error).__name__}: {error}); save or copy it again"
+
+
+def _checked_tiff(path: str, header: TiffHeader) -> Header:
+    """The header of a TIFF that can be read here and is complete."""
+    if not 1 <= header.channels <= 16:
+        raise DataError(f"holds {header.channels} channels, pictures have 1 to 16; leave some out")
+    if not header.exact:
+        tifffile_for(path)
+    if not header.complete:
+        if not header.exact:
+            read_tiff(path, header)
+        else:
+            with Image.open(path) as image:
+                image.load()
+    height, width = header.size
+    size = (width, height) if header.orientation >= 5 else (height, width)
+    return Header(size=size, channels=header.channels, deep=header.deep)
+
+
+def _refuse_animation(image: Image.Image) -> None:
+    if image.format in _ANIMATED and getattr(image, "is_animated", False):
+        raise DataError(
+            "is an animation, and a picture is one frame. Save each frame as a file of its own "
+            "(PIL.ImageSequence), or give the frame you mean as an array"
+        )
 
 
 def _looks_complete(file: BinaryIO, image: Image.Image) -> bool:
@@ -97,8 +153,6 @@ def _looks_complete(file: BinaryIO, image: Image.Image) -> bool:
     if image.format == "WEBP":
         file.seek(4)
         return struct.unpack("<I", file.read(4))[0] + 8 <= total
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return _tiff_complete(image, total)
     return False
 
 
@@ -117,13 +171,3 @@ def _png_complete(file: BinaryIO, total: int) -> bool:
         pixels_seen = pixels_seen or kind == b"IDAT"
         position += 12 + length  # length, kind, data, checksum
     return False
-
-
-def _tiff_complete(image: TiffImagePlugin.TiffImageFile, total: int) -> bool:
-    """Every strip (tags 273, 279) or tile (324, 325) must end inside the file."""
-    tags = image.tag_v2
-    offsets = tags.get(273) or tags.get(324)
-    counts = tags.get(279) or tags.get(325)
-    if not offsets or not counts or len(offsets) != len(counts):
-        return False
-    return all(offset + count <= total for offset, count in zip(offsets, counts, strict=True))

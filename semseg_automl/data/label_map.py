@@ -27,12 +27,17 @@ class LabelMap:
     names : K class names
     values : K raw values, all ints or all (r, g, b)
     ignore : raw value that is no class, or None
+    merged : further raw values, each with its class index, or with IGNORE
+        Read like the class's own value; predictions are written with ``values`` only.
+    palette : r, g, b of raw value 0, 1, ..., for written predictions; None: they have no palette
     """
 
     problem_type: str
     names: tuple[str, ...]
     values: tuple[Value, ...]
     ignore: Value | None = None
+    merged: tuple[tuple[Value, int], ...] = ()
+    palette: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.problem_type not in PROBLEM_TYPES:
@@ -45,6 +50,9 @@ class LabelMap:
             raise ConfigError(f"A {self.problem_type} problem can't have {len(self.values)} classes.")
         if len({isinstance(v, tuple) for v in self.values}) > 1:
             raise ConfigError(f"Class values are all integers or all colours, got {self.values}.")
+        extra = [value for value, _ in self.merged]
+        if len({*self.values, *extra}) != len(self.values) + len(extra):
+            raise ConfigError(f"A mask value belongs to one class: {self.values} and {extra} overlap.")
         if self.ignore in self.values:
             raise ConfigError(f"The value {self.ignore!r} can't be a class and ignored as well.")
 
@@ -57,6 +65,11 @@ class LabelMap:
     def num_outputs(self) -> int:
         """Channels of logits: 1 (foreground) for a binary problem, else K."""
         return 1 if self.problem_type == "binary" else self.n_classes
+
+    @cached_property
+    def class_of(self) -> dict[Value, int]:
+        """Class index, or IGNORE, of every raw value that is spoken of; ``ignore`` itself is not in it."""
+        return {**{value: k for k, value in enumerate(self.values)}, **dict(self.merged)}
 
     @property
     def colours(self) -> bool:
@@ -81,7 +94,7 @@ class LabelMap:
 
     def unknown_values(self, raw: np.ndarray) -> set[Value]:
         """Raw values of a mask that are neither a class nor ignored."""
-        known = {self._code(v) for v in self.values}
+        known = {self._code(v) for v in self.class_of}
         if self.ignore is not None:
             known.add(self._code(self.ignore))
         found = count_values(raw)
@@ -116,13 +129,21 @@ class LabelMap:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready dict (colours as lists)."""
-        plain = [list(v) if isinstance(v, tuple) else v for v in (*self.values, self.ignore)]
-        return {
+
+        def plain(value: Value | None) -> Any:
+            return list(value) if isinstance(value, tuple) else value
+
+        stored: dict[str, Any] = {
             "problem_type": self.problem_type,
             "names": list(self.names),
-            "values": plain[:-1],
-            "ignore": plain[-1],
+            "values": [plain(v) for v in self.values],
+            "ignore": plain(self.ignore),
         }
+        if self.merged:
+            stored["merged"] = [[plain(value), k] for value, k in self.merged]
+        if self.palette:
+            stored["palette"] = list(self.palette)
+        return stored
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LabelMap:
@@ -132,6 +153,8 @@ class LabelMap:
             names=tuple(str(name) for name in data["names"]),
             values=tuple(as_value(v) for v in data["values"]),
             ignore=None if data["ignore"] is None else as_value(data["ignore"]),
+            merged=tuple((as_value(value), int(k)) for value, k in data.get("merged", ())),
+            palette=tuple(int(v) for v in data["palette"]) if data.get("palette") else None,
         )
 
     def _true(self, value: Value) -> Value:
@@ -163,10 +186,10 @@ class LabelMap:
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sorted codes (K,) int64 of the classes and their indices (K,) int16."""
-        codes = np.array([self._code(v) for v in self.values], np.int64)
+        """Sorted codes (V,) int64 of the values that are spoken of, and their class indices (V,) int16."""
+        codes = np.array([self._code(v) for v in self.class_of], np.int64)
         order = np.argsort(codes)
-        return codes[order], order.astype(np.int16)
+        return codes[order], np.array(list(self.class_of.values()), np.int16)[order]
 
 
 def as_value(value: Any) -> Value:

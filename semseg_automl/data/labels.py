@@ -13,6 +13,7 @@ import numpy as np
 
 from semseg_automl.core.errors import ConfigError, DataError, unknown_name
 from semseg_automl.core.log import get_logger
+from semseg_automl.data.class_mapping import ClassMapping
 from semseg_automl.data.complaints import Complaints
 from semseg_automl.data.label_map import IGNORE, PROBLEM_TYPES, LabelMap, as_value
 from semseg_automl.data.masks import LabelScan, Value, read_raw_mask, scan_masks
@@ -22,6 +23,7 @@ __all__ = [
     "LabelMap",
     "LabelScan",
     "Value",
+    "class_counts",
     "infer_label_map",
     "presence",
     "read_mask",
@@ -30,11 +32,12 @@ __all__ = [
 ]
 
 Names = list[str] | None
-Given = Names | dict[Value, str]
+Given = Names | ClassMapping
 
 _log = get_logger("data")
 _BLACK: tuple[Value, Value] = (0, (0, 0, 0))
 _MANY_VALUES = 64
+_NEAR, _NOISY = 32, 3  # how far from 0 or 255 noise reaches; so many values near each make it noise
 
 
 def read_mask(source: Any, label_map: LabelMap) -> np.ndarray:
@@ -44,14 +47,25 @@ def read_mask(source: Any, label_map: LabelMap) -> np.ndarray:
 
 def presence(scan: LabelScan, label_map: LabelMap) -> np.ndarray:
     """(N, K) bool: which of K classes occur in which of N masks."""
-    return scan.counts(label_map.values) > 0
+    return class_counts(scan, label_map) > 0
+
+
+def class_counts(scan: LabelScan, label_map: LabelMap) -> np.ndarray:
+    """Pixels (N, K) int64 of each of K classes in each of N masks, merged values included."""
+    out = np.zeros((len(scan), label_map.n_classes), np.int64)
+    for row, counts in zip(out, scan.rows, strict=True):
+        for value, count in counts.items():
+            k = label_map.class_of.get(value, IGNORE)
+            if k != IGNORE:
+                row[k] += count
+    return out
 
 
 def infer_label_map(
     scan: LabelScan,
     *,
     problem_type: str | None = None,
-    classes: Sequence[str] | Mapping[Any, str] | None = None,
+    classes: Sequence[str] | Mapping[Any, str | None] | None = None,
     ignore_index: Any = "auto",
 ) -> LabelMap:
     """Decide a table's classes from the values its masks hold, and log the decision.
@@ -61,10 +75,12 @@ def infer_label_map(
     scan : LabelScan
     problem_type : "binary", "multiclass" or None
         None: binary if there are two classes and the first is 0 or black, else multiclass.
-    classes : None, list of names, or mapping raw value -> name
+    classes : None, list of names, or mapping raw value, colour or range -> name or None
         None: every value that occurs, ascending. A list names the values 0..K-1 if all that occur are
         among them, else the values that occur, ascending; one name for two values is the foreground's.
-        A mapping fixes values and their order (a binary problem's first is the background).
+        A mapping fixes values and their order (a binary problem's first is the background). Values of
+        one name are one class, written with the first of them; None: pixels of no class, ignored.
+        ``range(128, 256)`` stands for all its values (thresholding), written with its commonest.
     ignore_index : "auto", None, int or (r, g, b)
         "auto": 255 is ignored when other non-zero values occur in the table, unless ``classes`` names
         it; where the values are a subset of {0, 255} it is the foreground. Colours: none is ignored.
@@ -78,7 +94,8 @@ def infer_label_map(
     ------
     DataError
         No mask, nothing but ignored pixels, more than two values in a binary problem, values that
-        ``classes`` does not name, or names that don't fit the values.
+        ``classes`` does not name, names that don't fit the values, or noise around 0 and 255 where
+        ``classes`` is no mapping that says what to do about it.
     ConfigError
         Arguments of a wrong kind.
     """
@@ -94,14 +111,23 @@ def infer_label_map(
             f"Every pixel of all {len(scan)} masks has the ignored value {ignore!r}. "
             "Pass ignore_index=None, or another value, if it is a class."
         )
-    if isinstance(given, dict):
-        values, names = _from_mapping(present, given, scan)
+    merged: tuple[tuple[Value, int], ...] = ()
+    if isinstance(given, ClassMapping):
+        values, names, merged = _from_mapping(present, given, scan)
     else:
+        _refuse_noise(scan)
         values, names = _from_table(present, given, problem_type)
     problem_type = problem_type or ("binary" if len(values) == 2 and values[0] in _BLACK else "multiclass")
     _check_binary(problem_type, values, scan)
     names = names or _default_names(values, problem_type)
-    label_map = LabelMap(problem_type=problem_type, names=tuple(names), values=tuple(values), ignore=ignore)
+    label_map = LabelMap(
+        problem_type=problem_type,
+        names=tuple(names),
+        values=tuple(values),
+        ignore=ignore,
+        merged=merged,
+        palette=_palette(scan, [*values, ignore]),
+    )
     _announce(label_map)
     return label_map
 
@@ -110,17 +136,15 @@ def _check_classes(classes: Any) -> Given:
     if classes is None:
         return None
     if isinstance(classes, Mapping):
-        given = {as_value(value): str(name) for value, name in classes.items()}
-        names = list(given.values())
-    elif isinstance(classes, str) or not isinstance(classes, (Sequence, np.ndarray)):
+        return ClassMapping.of(classes)
+    if isinstance(classes, str) or not isinstance(classes, (Sequence, np.ndarray)):
         raise ConfigError(
             f"classes is None, a list of names or a mapping raw value -> name, got {classes!r}."
         )
-    else:
-        names = [str(name) for name in classes]
+    names = [str(name) for name in classes]
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"classes needs at least one name and no name twice, got {names}.")
-    return given if isinstance(classes, Mapping) else names
+    return names
 
 
 def _choose_ignore(values: Sequence[Value], ignore_index: Any, given: Given) -> Value | None:
@@ -132,7 +156,7 @@ def _choose_ignore(values: Sequence[Value], ignore_index: Any, given: Given) -> 
         raise ConfigError(f"ignore_index is 'auto', None, an integer or (r, g, b), got {ignore_index!r}.")
     if 255 not in values or set(values) <= {0, 255}:
         return None
-    if isinstance(given, dict):
+    if isinstance(given, ClassMapping):
         return None if 255 in given else 255
     others = [v for v in values if v != 255]
     if given is not None and not _fits(others, given) and len(given) == len(values):
@@ -150,13 +174,16 @@ def _like(value: Value, colours: bool) -> Value:
 
 
 def _from_mapping(
-    present: list[Value], given: dict[Value, str], scan: LabelScan
-) -> tuple[list[Value], Names]:
+    present: list[Value], given: ClassMapping, scan: LabelScan
+) -> tuple[list[Value], Names, tuple[tuple[Value, int], ...]]:
     colours = isinstance(scan.values[0], tuple)
-    named = {_like(value, colours): name for value, name in given.items()}
-    rest = [v for v in present if v not in named]
-    if len(named) == 1 and len(rest) == 1 and "background" not in named.values():
-        named, rest = {rest[0]: "background", **named}, []
+    own = {name: _like(value, colours) for name, value in given.values(scan).items()}
+    merged = tuple((_like(value, colours), k) for value, k in given.merged(given.values(scan)))
+    spoken_of = {*own.values(), *(value for value, _ in merged)}
+    rest = [v for v in present if v not in spoken_of]
+    if len(own) == 1 and len(rest) == 1 and "background" not in own:
+        own, rest = {"background": rest[0], **own}, []
+        merged = tuple((value, k if k == IGNORE else k + 1) for value, k in merged)
     complaints = Complaints("The masks")
     for value in rest:
         rows = ", ".join(repr(label) for label in scan.rows_with(value)[:5])
@@ -165,14 +192,50 @@ def _from_mapping(
             "unknown class: values that classes does not name (name them, or pass ignore_index)", text
         )
     complaints.raise_if_any()
-    for value in named:
-        if value not in present:
-            _log.warning("Class %r (value %r) occurs in no mask of the table.", named[value], value)
-    if any(isinstance(v, tuple) != colours for v in named):
+    dropped = {value for value, k in merged if k == IGNORE}
+    if not set(present) - dropped:
+        raise DataError("Every value that the masks hold is dropped by classes: name at least one of them.")
+    if len(own) == 1 and _BLACK[colours] in {value for value, _ in merged}:
+        raise ConfigError(f"classes leaves one class, {next(iter(own))!r}: a second one is needed.")
+    if any(isinstance(v, tuple) != colours for v in spoken_of):
         raise DataError(
-            f"classes names {list(given)}, but the masks hold {'colours' if colours else 'integers'}."
+            f"classes names {_short(sorted(spoken_of, key=str))}, but the masks hold "
+            f"{'colours' if colours else 'integers'}."
         )
-    return _at_least_two(list(named), list(named.values()))
+    for k, (name, value) in enumerate(own.items()):
+        if not any(v in scan.pixels for v in (value, *(v for v, at in merged if at == k))):
+            _log.warning("Class %r (value %r) occurs in no mask of the table.", name, value)
+    values, names = _at_least_two(list(own.values()), list(own))
+    if len(values) > len(own) and values[0] != next(iter(own.values())):  # a background came first
+        merged = tuple((value, k if k == IGNORE else k + 1) for value, k in merged)
+    return values, names, tuple((value, k) for value, k in merged if value not in values)
+
+
+def _refuse_noise(scan: LabelScan) -> None:
+    """Raise DataError where the masks are 0/255 masks that a lossy format or smoothing has blurred."""
+    values = [v for v in scan.values if isinstance(v, int)]
+    low, high = ([v for v in values if 0 < v <= _NEAR], [v for v in values if 255 - _NEAR <= v < 255])
+    if len(values) < len(scan.values) or len(low) < _NOISY or len(high) < _NOISY or max(values) > 255:
+        return
+    near = sum(n for v, n in scan.pixels.items() if isinstance(v, int) and not _NEAR < v < 255 - _NEAR)
+    share = near / sum(scan.pixels.values())
+    if share < 0.9:
+        return
+    rows = [str(label) for label, row in zip(scan.index, scan.rows, strict=True) if set(row) - {0, 255}]
+    raise DataError(
+        f"The masks hold {len(values)} values, {100 * share:.0f} % of the pixels near 0 or 255: two classes, "
+        f"saved as JPEG or resized with smoothing (first rows {', '.join(rows[:5])}). Values that no one "
+        "drew are not guessed: save the masks as PNG without smoothing, or ask for a threshold with "
+        "classes={range(0, 128): 'background', range(128, 256): 'foreground'}."
+    )
+
+
+def _palette(scan: LabelScan, values: Sequence[Value | None]) -> tuple[int, ...] | None:
+    """The masks' palette, as far as the values that are written need it."""
+    largest = max((v for v in values if isinstance(v, int)), default=256)
+    if scan.palette is None or largest > 255:
+        return None
+    return scan.palette[: 3 * (largest + 1)]
 
 
 def _is_index(values: Sequence[Value], n: int) -> bool:

@@ -13,16 +13,18 @@ from PIL import Image
 from semseg_automl.core.errors import DataError
 from semseg_automl.data.complaints import Complaints
 from semseg_automl.data.images import Source, describe, open_pixels, parallel
+from semseg_automl.data.sources import MaskStack
 
 Value = int | tuple[int, int, int]
+MaskSource = Source | MaskStack
 
 
-def read_raw_mask(source: Source) -> np.ndarray:
+def read_raw_mask(source: MaskSource) -> np.ndarray:
     """Read one mask without interpreting its values.
 
     Parameters
     ----------
-    source : path, ``file://`` URL, array or PIL image
+    source : path, ``file://`` URL, array, PIL image, or one of these for each class (MaskStack)
         Index, palette (the indices count, not the palette), 1-bit, 0/255, 16-bit or colour masks.
         An alpha channel is dropped. Float arrays must hold whole numbers.
 
@@ -36,7 +38,13 @@ def read_raw_mask(source: Source) -> np.ndarray:
     DataError
         Naming the file, if it can't be decoded; for arrays of another shape; for broken numbers.
     """
-    raw = source if isinstance(source, np.ndarray) else open_pixels(source, _mask_pixels)
+    return _read(source, _mask_pixels)
+
+
+def _read(source: MaskSource, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    if isinstance(source, MaskStack):
+        return _stacked(source)
+    raw = source if isinstance(source, np.ndarray) else open_pixels(source, convert)
     if raw.ndim == 3 and raw.shape[2] == 1:
         raw = raw[..., 0]  # (H, W, 1) -> (H, W)
     if 0 in raw.shape or not (raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] in (3, 4))):
@@ -48,6 +56,31 @@ def read_raw_mask(source: Source) -> np.ndarray:
             raise DataError(f"{describe(source)}: colours in masks are 0..255.")
         raw = raw.astype(np.uint8, copy=False)
     return np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("="), copy=False))
+
+
+def _stacked(stack: MaskStack) -> np.ndarray:
+    """(H, W) uint8 or uint16: see :class:`MaskStack`."""
+    out: np.ndarray | None = None
+    for value, part in enumerate(stack.parts, start=1):
+        if part is None:
+            continue
+        raw = read_raw_mask(part)
+        others = [v for v in count_values(raw) if v not in (0, (0, 0, 0))]
+        if len(others) > 1:
+            raise DataError(
+                f"{describe(part)}: the mask of one class holds 0 and one other value, found {len(others)} "
+                f"others, such as {', '.join(map(str, others[:5]))}. Masks saved "
+                "as JPEG or resized with smoothing hold values that no one drew: save them as PNG"
+            )
+        inside = raw.any(axis=-1) if raw.ndim == 3 else raw != 0
+        if out is None:
+            out = np.zeros(inside.shape, np.uint8 if len(stack.parts) < 256 else np.uint16)
+        elif out.shape != inside.shape:
+            raise DataError(f"{describe(stack)}: the masks of one picture differ in size")
+        out[inside] = value
+    if out is None:
+        raise DataError("a row without any mask")
+    return out
 
 
 def pack(colours: np.ndarray) -> np.ndarray:
@@ -81,11 +114,13 @@ class LabelScan:
     """Which values a table's masks hold.
 
     ``rows[i]`` maps raw value -> pixels of mask i; ``index[i]`` is that row's label in the user's
-    table. All values are ints, or all are (r, g, b): see :func:`scan_masks`.
+    table. All values are ints, or all are (r, g, b): see :func:`scan_masks`. ``palette``: r, g, b of
+    index 0, 1, ... where every mask is a palette picture with the same colours, else None.
     """
 
     rows: tuple[Mapping[Value, int], ...]
     index: tuple[object, ...]
+    palette: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,7 +155,7 @@ class LabelScan:
         return [label for label, row in zip(self.index, self.rows, strict=True) if value in row]
 
 
-def scan_masks(sources: Sequence[Source], *, index: Sequence[object] | None = None) -> LabelScan:
+def scan_masks(sources: Sequence[MaskSource], *, index: Sequence[object] | None = None) -> LabelScan:
     """Read every mask of a table once and count its values.
 
     Over the whole table, never per mask: if every colour is grey (r == g == b), colours become
@@ -141,23 +176,34 @@ def scan_masks(sources: Sequence[Source], *, index: Sequence[object] | None = No
     complaints = Complaints("The masks")
     rows: list[dict[Value, int]] = []
     boolean: list[bool] = []
+    palettes: set[tuple[int, ...] | None] = set()
     for label, found in zip(labels, parallel(_count_one, sources), strict=True):
         if isinstance(found, DataError):
             complaints.add("unreadable mask", str(found), label)
         else:
             rows.append(found[0])
             boolean.append(found[1])
+            palettes.add(found[2])
     complaints.raise_if_any()
     rows = _one_kind(_booleans_as(rows, boolean), labels)
-    return LabelScan(rows=tuple(rows), index=labels)
+    palette = palettes.pop() if len(palettes) == 1 else None
+    return LabelScan(rows=tuple(rows), index=labels, palette=palette)
 
 
-def _count_one(source: Source) -> tuple[dict[Value, int], bool] | DataError:
+def _count_one(source: MaskSource) -> tuple[dict[Value, int], bool, tuple[int, ...] | None] | DataError:
+    """Pixels per value, whether the mask is boolean, its palette; or what is wrong with it."""
+    palette: list[int] = []
+
+    def convert(image: Image.Image) -> np.ndarray:
+        if image.mode == "P":
+            palette.extend(image.getpalette() or ())
+        return _mask_pixels(image)
+
     try:
-        raw = read_raw_mask(source)
+        raw = _read(source, convert)
     except DataError as error:
         return error
-    return count_values(raw), raw.dtype == bool
+    return count_values(raw), raw.dtype == bool, tuple(palette) or None
 
 
 def _booleans_as(rows: list[dict[Value, int]], boolean: list[bool]) -> list[dict[Value, int]]:
@@ -208,4 +254,7 @@ def _whole_numbers(raw: np.ndarray, source: Source) -> np.ndarray:
         return raw
     if raw.dtype.kind == "f" and np.isfinite(raw).all() and (raw == np.rint(raw)).all():
         return raw.astype(np.int64)
-    raise DataError(f"{describe(source)}: masks hold whole numbers, found {raw.dtype} values that are not.")
+    raise DataError(
+        f"{describe(source)}: masks hold whole numbers, found {raw.dtype} values that are not; "
+        "give class numbers."
+    )

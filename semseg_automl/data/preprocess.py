@@ -14,8 +14,10 @@ from semseg_automl.data.label_map import IGNORE
 
 MEAN = (123.675, 116.28, 103.53)  # of RGB 0..255: ImageNet's, as in SAM (Kirillov et al., ICCV 2023)
 STD = (58.395, 57.12, 57.375)
+"""Channels beyond the third have the means of these numbers."""
 
 Size = tuple[int, int]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,22 @@ def plan_geometry(size: Size, image_size: ImageSize, multiple: int = 32) -> Geom
     return Geometry(original=(height, width), resized=resized, padded=padded)
 
 
-def resize_rgb(rgb: np.ndarray, size: Size) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to (h, w, 3) uint8, bilinear with antialiasing (Pillow's)."""
-    if rgb.shape[:2] == tuple(size):
+def resize_rgb(rgb: np.ndarray, size: Size, box: Box | None = None) -> np.ndarray:
+    """Resize (H, W, C) uint8 to (h, w, C) uint8, bilinear with antialiasing (Pillow's).
+
+    ``box``: the part that is seen, (left, top, right, bottom) in stored pixels; None: all of it.
+    """
+    if box is None and rgb.shape[:2] == tuple(size):
         return rgb
-    return np.asarray(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    if rgb.shape[2] != 3:  # Pillow has no pictures of so many channels; it treats each one alone
+        planes = [np.ascontiguousarray(rgb[..., k]) for k in range(rgb.shape[2])]
+        return np.stack([_resized(plane, size, box) for plane in planes], axis=2)  # C x (h, w) -> (h, w, C)
+    return _resized(rgb, size, box)
+
+
+def _resized(pixels: np.ndarray, size: Size, box: Box | None) -> np.ndarray:
+    picture = Image.fromarray(pixels)
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
 
 
 def resize_indices(indices: np.ndarray, size: Size) -> np.ndarray:
@@ -74,14 +87,20 @@ def nearest_index(old: int, new: int) -> np.ndarray:
 
 
 def normalise(rgb: np.ndarray, padded: Size) -> torch.Tensor:
-    """(h, w, 3) uint8 to float32 (3, H', W'): minus MEAN, over STD, zeros right and bottom."""
-    height, width = rgb.shape[:2]
-    out = torch.zeros((3, *padded), dtype=torch.float32)
-    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # (h, w, 3) -> (3, h, w)
+    """(h, w, C) uint8 to float32 (C, H', W'): minus MEAN, over STD, zeros right and bottom."""
+    height, width, channels = rgb.shape
+    out = torch.zeros((channels, *padded), dtype=torch.float32)
+    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # (h, w, C) -> (C, h, w)
     inner = out[:, :height, :width]
     inner.copy_(pixels)
-    inner.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+    mean, std = (torch.tensor(statistics(s, channels)).view(-1, 1, 1) for s in (MEAN, STD))
+    inner.sub_(mean).div_(std)
     return out
+
+
+def statistics(known: tuple[float, float, float], channels: int) -> tuple[float, ...]:
+    """MEAN or STD for ``channels`` (at least 3) channels: those beyond the third get the three's mean."""
+    return (*known, *[sum(known) / 3] * (channels - 3))
 
 
 def pad_indices(indices: np.ndarray, padded: Size) -> torch.Tensor:
@@ -96,12 +115,12 @@ def prepare_image(rgb: np.ndarray, geometry: Geometry) -> torch.Tensor:
 
     Parameters
     ----------
-    rgb : (H, W, 3) uint8, ``geometry.original`` in size
+    rgb : (H, W, C) uint8, ``geometry.original`` in size
     geometry : Geometry
 
     Returns
     -------
-    tensor, float32 (3, H', W')
+    tensor, float32 (C, H', W')
         Resized to 8 bits first, so that cached and freshly read pictures give the same bits;
         padding is 0 after normalisation.
     """

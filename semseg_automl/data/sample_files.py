@@ -12,8 +12,9 @@ import pandas as pd
 
 from semseg_automl.core.errors import DataError
 from semseg_automl.data.frame import Samples
-from semseg_automl.data.images import Source, describe, read_image
-from semseg_automl.data.masks import read_raw_mask
+from semseg_automl.data.images import describe, read_image
+from semseg_automl.data.masks import MaskSource, read_raw_mask
+from semseg_automl.data.sources import MaskStack
 
 _ALIGNMENT = 64
 
@@ -64,8 +65,10 @@ def read_samples(stored: Mapping[str, Any], file: Path) -> Samples:
     )
 
 
-def _pack(source: Source, decode: Callable[[Source], np.ndarray], stream: BinaryIO) -> str | dict[str, Any]:
+def _pack(source: MaskSource, decode: Callable[[Any], np.ndarray], stream: BinaryIO) -> str | dict[str, Any]:
     """A path as it is; for pixels in memory where in the stream they were put, and their form."""
+    if isinstance(source, MaskStack):
+        return {"parts": [None if p is None else _pack(p, decode, stream) for p in source.parts]}
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     array = np.ascontiguousarray(source if isinstance(source, np.ndarray) else decode(source))
@@ -77,9 +80,11 @@ def _pack(source: Source, decode: Callable[[Source], np.ndarray], stream: Binary
     return place
 
 
-def _unpack(cell: str | Mapping[str, Any], flat: np.ndarray) -> Source:
+def _unpack(cell: str | Mapping[str, Any], flat: np.ndarray) -> Any:
     if isinstance(cell, str):
         return cell
+    if "parts" in cell:
+        return MaskStack(parts=tuple(None if p is None else _unpack(p, flat) for p in cell["parts"]))
     dtype = np.dtype(cell["dtype"])
     length = int(np.prod(cell["shape"])) * dtype.itemsize
     piece = flat[cell["offset"] : cell["offset"] + length]

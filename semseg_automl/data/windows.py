@@ -9,6 +9,7 @@ from PIL import Image, TiffImagePlugin
 
 from semseg_automl.core.errors import DataError
 from semseg_automl.data.images import IntensityScaling, Source, as_path, describe, read_image, to_rgb
+from semseg_automl.data.preprocess import resize_rgb
 
 _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION, _SAMPLES, _PLANAR, _PREDICTOR = (
     259, 262, 266, 274, 277, 284, 317,
@@ -62,15 +63,15 @@ class PictureWindows:
         Returns
         -------
         ndarray
-            (h, w, 3) uint8.
+            (h, w, C) uint8.
         """
         if scaled == self.size:
             return to_rgb(self._pixels[slice(*rows), slice(*columns)], self._scaling)
         top, bottom, upper, lower = _source_range(self.size[0], scaled[0], rows)
         left, right, near, far = _source_range(self.size[1], scaled[1], columns)
-        part = Image.fromarray(to_rgb(self._pixels[top:bottom, left:right], self._scaling))
-        size = (columns[1] - columns[0], rows[1] - rows[0])
-        return np.asarray(part.resize(size, Image.Resampling.BILINEAR, box=(near, upper, far, lower)))
+        part = to_rgb(self._pixels[top:bottom, left:right], self._scaling)
+        size = (rows[1] - rows[0], columns[1] - columns[0])
+        return resize_rgb(part, size, box=(near, upper, far, lower))
 
 
 def map_tiff(source: Source) -> np.ndarray | None:

@@ -207,7 +207,7 @@ def _backbone(seg: SemanticSegmentor, devices: DeviceChoice) -> str | os.PathLik
     return name
 
 
-def _columns(seg: SemanticSegmentor) -> dict[str, str]:
+def _columns(seg: SemanticSegmentor) -> dict[str, Any]:
     return {"image": seg.image, "label": seg.label}
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from semseg_automl.data.frame import Samples, check_table
-from semseg_automl.data.images import read_image, to_rgb
+from semseg_automl.data.frame import Samples, check_table, label_columns
+from semseg_automl.data.images import read_seen
 from semseg_automl.data.labels import IGNORE, LabelMap, read_mask
 from semseg_automl.estimator._drawing import Display, picture_grid, row_heights, thumbnail, thumbnail_mask
 from semseg_automl.estimator.colours import PALETTE, class_colours, colour_mask
@@ -166,12 +166,13 @@ def worst_first(estimator: SemanticSegmentor, metric: str, values: np.ndarray) -
 
 def read_samples(estimator: SemanticSegmentor, data: Any) -> Samples:
     """A table of pictures, with masks where it has a column of them."""
-    labelled = isinstance(data, pd.DataFrame) and estimator.label in data.columns
+    wanted = set(label_columns(estimator.label))
+    labelled = isinstance(data, pd.DataFrame) and wanted <= set(data.columns)
     if isinstance(data, str) or hasattr(data, "__fspath__"):
         path = str(data)
         if path.lower().endswith((".csv", ".tsv")):
             header = pd.read_csv(path, sep="\t" if path.lower().endswith(".tsv") else ",", nrows=0)
-            labelled = estimator.label in header.columns
+            labelled = wanted <= set(header.columns)
     return check_table(data, image=estimator.image, label=estimator.label, need_label=labelled, role="data")
 
 
@@ -183,7 +184,7 @@ def shown(estimator: SemanticSegmentor, samples: Samples) -> dict[str, Any]:
     masks = estimator.predict(list(samples.images))
     truths = [read_mask(m, label_map) for m in samples.masks] if samples.masks else [None] * len(samples)
     return {
-        "images": [thumbnail(to_rgb(read_image(s), model.scaling)) for s in samples.images],
+        "images": [thumbnail(read_seen(s, model.scaling)[..., :3]) for s in samples.images],
         "truths": [None if t is None else thumbnail_mask(t) for t in truths],
         "predictions": [thumbnail_mask(label_map.encode(m)) for m in masks],
         "label_map": label_map,

@@ -25,7 +25,7 @@ from semseg_automl.artifacts.write import write_model
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError, BackboneError, WeightsError
 from semseg_automl.core.results import ModelRow
-from semseg_automl.data.images import IntensityScaling
+from semseg_automl.data.images import IntensityScaling, network_channels
 from semseg_automl.data.labels import LabelMap
 from semseg_automl.estimator._manifest import expected_tensors, settings
 from semseg_automl.models.build import build_segmenter
@@ -140,7 +140,11 @@ class Trained:
     def segmenter(self) -> Segmenter:
         """Build the network and load the trained tensors, in evaluation mode."""
         segmenter = build_segmenter(
-            self.config, self.label_map.num_outputs, weights=self.weights, trained=True
+            self.config,
+            self.label_map.num_outputs,
+            weights=self.weights,
+            trained=True,
+            channels=network_channels(self.scaling),
         )
         segmenter.load_trainable_state(dict(self.state.adapter), dict(self.state.head))
         return segmenter.eval()
@@ -176,6 +180,7 @@ def write(
         config=model.config.to_json(),
         scaling=None if model.scaling is None else vars(model.scaling).copy(),
         backbone={"name": model.weights.name, "source": model.weights.source, "sha256": model.weights.sha256},
+        channels=network_channels(model.scaling),
         threshold=model.threshold if binary else None,
         metrics=model.metrics,
         info=model.info,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,14 @@ from semseg_automl.core.errors import DataError, suggest
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples, check_table
 from semseg_automl.data.images import IntensityScaling, infer_scaling
-from semseg_automl.data.labels import LabelMap, LabelScan, infer_label_map, presence, scan_masks
+from semseg_automl.data.labels import (
+    LabelMap,
+    LabelScan,
+    class_counts,
+    infer_label_map,
+    presence,
+    scan_masks,
+)
 from semseg_automl.data.near_duplicates import near_duplicates
 from semseg_automl.data.split import split_samples
 
@@ -37,7 +45,7 @@ def prepare_tables(
     tuning_data: Any,
     *,
     image: str,
-    label: str,
+    label: str | Sequence[str],
     classes: Any,
     problem_type: str | None,
     ignore_index: Any,
@@ -51,6 +59,8 @@ def prepare_tables(
     """
     samples = check_table(train_data, y, image=image, label=label, need_label=True, role="train_data")
     scan = scan_masks(samples.masks or (), index=list(samples.index))
+    if classes is None and not isinstance(label, str) and y is None:
+        classes = ["background", *label]  # a column for each class
     label_map = infer_label_map(scan, problem_type=problem_type, classes=classes, ignore_index=ignore_index)
     _log_rare_classes(scan, label_map)
     found = presence(scan, label_map)
@@ -69,16 +79,16 @@ def prepare_tables(
     else:
         train = samples
         val = check_table(tuning_data, image=image, label=label, need_label=True, role="tuning_data")
+        _check_tuning_channels(samples, val)
         _check_tuning_labels(val, label_map)
     if train is not val and len(samples) > 1:
         _warn_of_near_duplicates(train, val, seed)
-    return Tables(
-        train=train, val=val, label_map=label_map, scan=scan, scaling=infer_scaling(list(samples.images))
-    )
+    scaling = infer_scaling(samples.images, headers=samples.headers)
+    return Tables(train=train, val=val, label_map=label_map, scan=scan, scaling=scaling)
 
 
 def _log_rare_classes(scan: LabelScan, label_map: LabelMap) -> None:
-    counts = scan.counts(label_map.values).sum(0)
+    counts = class_counts(scan, label_map).sum(0)
     rare = [n for n, c in zip(label_map.names, counts, strict=True) if 0 < c < 1e-4 * counts.sum()]
     if rare:
         _LOG.warning("Very rare classes (less than 0.01 %% of the pixels): %s.", ", ".join(rare))
@@ -118,12 +128,21 @@ def _warn_of_near_duplicates(train: Samples, val: Samples, seed: int) -> None:
     )
 
 
+def _check_tuning_channels(train: Samples, val: Samples) -> None:
+    widest = [max(header.channels for header in part.headers) for part in (train, val)]
+    if max(widest) > 3 and widest[0] != widest[1]:
+        raise DataError(
+            f"tuning_data: its pictures have {widest[1]} channels, train_data's have {widest[0]}. "
+            "Bring both to one number."
+        )
+
+
 def _check_tuning_labels(val: Samples, label_map: LabelMap) -> None:
     scan = scan_masks(val.masks or (), index=list(val.index))
-    known = scan.counts(label_map.values)
+    known = class_counts(scan, label_map)
     if not known.sum():
         raise DataError("tuning_data: no mask holds a pixel of a class that train_data has.")
-    unknown = [v for v in scan.values if v not in label_map.values and v != label_map.ignore]
+    unknown = [v for v in scan.values if v not in label_map.class_of and v != label_map.ignore]
     if unknown:
         _LOG.warning(
             "tuning_data holds mask values that train_data never has: %s; they are ignored.", unknown[:10]
@@ -137,7 +156,7 @@ def _groups(groups: Any, train_data: Any, n: int) -> np.ndarray | None:
     if not isinstance(groups, str):
         labels = np.asarray(groups, dtype=object).reshape(-1)
         if len(labels) != n:
-            raise DataError(f"groups has {len(labels)} labels for {n} pictures.")
+            raise DataError(f"groups has {len(labels)} labels for {n} pictures: give one for each row.")
         return labels
     if isinstance(train_data, str | os.PathLike):
         train_data = pd.read_csv(train_data, sep="\t" if str(train_data).lower().endswith(".tsv") else ",")

@@ -14,6 +14,7 @@ from PIL import Image
 from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples, check_table, list_pictures
+from semseg_automl.data.images import network_channels
 from semseg_automl.data.labels import read_raw_mask
 from semseg_automl.inference.stream import write_masks
 from semseg_automl.inference.tiling import TileRule
@@ -51,6 +52,24 @@ def _answer(data: Any, index: pd.Index, values: Sequence[Any], name: str) -> Any
     return pd.Series(cells, index=index, name=name, dtype=object)  # else None among texts becomes NaN
 
 
+def _name(seg: SemanticSegmentor) -> str:
+    """What a Series of masks is called."""
+    return seg.label if isinstance(seg.label, str) else "label"
+
+
+def _pictures(seg: SemanticSegmentor, data: Any, y: Any = None, *, need_label: bool = False) -> Samples:
+    """The checked table, of pictures that the model can see."""
+    return check_table(
+        data,
+        y,
+        image=seg.image,
+        label=seg.label,
+        need_label=need_label,
+        role="data",
+        channels=network_channels(seg._model.scaling),
+    )
+
+
 def predict_masks(
     seg: SemanticSegmentor,
     data: Any,
@@ -71,11 +90,11 @@ def predict_masks(
         )
     if shard is not None:
         raise ConfigError("shard= is a part of the files of output_dir=: give that too.")
-    samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
+    samples = _pictures(seg, data)
     masks: list[Any] = [None] * len(samples)
     for i, mask in predictor.iter_masks(samples.images, batch_size, tta=tta, tile=tile):
         masks[i] = mask
-    return _answer(data, samples.index, masks, seg.label)
+    return _answer(data, samples.index, masks, _name(seg))
 
 
 def _predict_files(
@@ -91,7 +110,9 @@ def _predict_files(
 ) -> Any:
     """Paths of the masks, None where a picture can't be read; of one picture alone, its error."""
     pictures = list_pictures(data, image=seg.image)
-    writer = MaskWriter(output_dir, pictures.sources, key=key, shard=shard)
+    writer = MaskWriter(
+        output_dir, pictures.sources, key=key, shard=shard, palette=seg._model.label_map.palette
+    )
     first, step = shard or (0, 1)
     positions = range(first, len(pictures), step)
     report = write_masks(
@@ -100,7 +121,7 @@ def _predict_files(
     if is_single(data) and report.failures:
         raise DataError(next(iter(report.failures.values())))
     paths = [None if i in report.failures else str(writer.path(i)) for i in positions]
-    return _answer(data, pictures.index[first::step], paths, seg.label)
+    return _answer(data, pictures.index[first::step], paths, _name(seg))
 
 
 def predict_probabilities(
@@ -108,11 +129,11 @@ def predict_probabilities(
 ) -> Any:
     """See ``SemanticSegmentor.predict_proba``."""
     predictor = seg._get_predictor()
-    samples = check_table(data, image=seg.image, label=seg.label, need_label=False, role="data")
+    samples = _pictures(seg, data)
     found: list[Any] = [None] * len(samples)
     for i, probability in predictor.iter_probabilities(samples.images, batch_size, tta=tta, tile=tile):
         found[i] = probability
-    return _answer(data, samples.index, found, seg.label)
+    return _answer(data, samples.index, found, _name(seg))
 
 
 def make_predictor(seg: SemanticSegmentor, segmenter: Any) -> Predictor:
@@ -182,7 +203,7 @@ def measure(
     evaluator = Evaluator(  # refuses a wrong name before any work
         label_map.n_classes, binary, predictor.threshold if binary else 0.5, metrics=metrics
     )
-    samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
+    samples = _pictures(seg, data, y, need_label=True)
     targets = _targets(samples, label_map, strict_labels)
     views, rule = tta or seg._tta(None), tile or TileRule.of("auto", 0.25)
     order = []

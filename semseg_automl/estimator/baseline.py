@@ -6,7 +6,7 @@ import numpy as np
 
 from semseg_automl.core.results import ModelRow
 from semseg_automl.data.frame import Samples
-from semseg_automl.data.labels import LabelMap, LabelScan, read_mask
+from semseg_automl.data.labels import LabelMap, LabelScan, class_counts, read_mask
 from semseg_automl.metrics.evaluator import Evaluator
 from semseg_automl.metrics.registry import resolve_metric
 
@@ -15,7 +15,7 @@ NAME = "majority_class"
 
 def majority_class(scan: LabelScan, label_map: LabelMap) -> int:
     """Index of the class with the most pixels (the lower one of equals)."""
-    return int(np.argmax(scan.counts(label_map.values).sum(0)))
+    return int(np.argmax(class_counts(scan, label_map).sum(0)))
 
 
 def majority_score(samples: Samples, label_map: LabelMap, constant: int, metric: str) -> float:

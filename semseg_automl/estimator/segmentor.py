@@ -32,10 +32,14 @@ class SemanticSegmentor(Looks, BaseEstimator):
     problem_type : {"binary", "multiclass"} or None
         None: inferred from the training masks and logged.
     image, label : str
-        Columns of the table that hold pictures and masks (paths, arrays or PIL images).
+        Columns of the table that hold pictures and masks (paths, arrays or PIL images). ``label`` may
+        be a list, ``["road", "car"]``: a column of masks for each class, 0 and one other value in
+        them (empty cell: not in this picture; later columns lie on top). Predictions then hold
+        0 for background, 1 for the first column, and so on.
     classes : None, list of str or mapping
         None: every raw value or colour that occurs. A list names them in ascending order, a mapping
-        says raw value or (r, g, b) -> name.
+        says raw value, (r, g, b) or range -> name. One name for several values merges them, None
+        drops a value, ``{range(0, 128): "background", range(128, 256): "road"}`` thresholds.
     ignore_index : "auto", None, int or (r, g, b)
         Raw value that is no class. "auto": 255, where other non-zero values occur in the table.
     eval_metric : str or None
@@ -75,7 +79,7 @@ class SemanticSegmentor(Looks, BaseEstimator):
         problem_type: str | None = None,
         *,
         image: str = "image",
-        label: str = "label",
+        label: str | list[str] = "label",
         classes: Any = None,
         ignore_index: Any = "auto",
         eval_metric: str | None = None,

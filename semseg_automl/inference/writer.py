@@ -41,6 +41,8 @@ class MaskWriter:
         are replaced.
     shard
         See ``manifest.Manifest``.
+    palette
+        r, g, b of value 0, 1, ...: 8-bit masks are written as palette pictures with these colours.
 
     Raises
     ------
@@ -55,7 +57,9 @@ class MaskWriter:
         *,
         key: str = "",
         shard: tuple[int, int] | None = None,
+        palette: Sequence[int] | None = None,
     ) -> None:
+        self._palette = palette
         self.folder = Path(folder)
         self._sources, self._key = sources, key
         self._names = output_names(sources)
@@ -109,7 +113,7 @@ class MaskWriter:
         mark = _mark(self._sources[position], self._key)
         if mark is not None:
             info.add_text(_MARK, mark)
-        picture = to_png_image(mask)
+        picture = to_png_image(mask, self._palette)
         temporary = self.folder / f".writing-{uuid.uuid4().hex}"  # not mkstemp: it ignores the umask
         try:
             with temporary.open("xb") as stream:
@@ -132,8 +136,8 @@ class MaskWriter:
         self.manifest.add({**line, "bytes": state.st_size, "changed": state.st_mtime_ns})
 
 
-def to_png_image(mask: np.ndarray) -> Image.Image:
-    """8-bit grey, 16-bit grey or RGB picture of a mask, by its shape and largest value."""
+def to_png_image(mask: np.ndarray, palette: Sequence[int] | None = None) -> Image.Image:
+    """8-bit grey (or palette), 16-bit grey or RGB picture of a mask, by its shape and largest value."""
     if mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype == np.uint8:
         return Image.fromarray(mask)
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
@@ -144,7 +148,10 @@ def to_png_image(mask: np.ndarray) -> Image.Image:
             f"A PNG holds values 0..65535, found {low}..{high}. predict without output_dir gives arrays."
         )
     # the dtype decides, not the picture's own values: all masks of one model get one format
-    return Image.fromarray(mask.astype(np.uint8 if mask.dtype.itemsize == 1 else np.uint16))
+    picture = Image.fromarray(mask.astype(np.uint8 if mask.dtype.itemsize == 1 else np.uint16))
+    if palette is not None and picture.mode == "L":
+        picture.putpalette(list(palette))  # the pixels stay, as indices
+    return picture
 
 
 def output_names(sources: Sequence[Source]) -> list[str]:

@@ -17,6 +17,7 @@ from semseg_automl.models.checkpoints import BackboneSpec, ResolvedWeights, back
 from semseg_automl.models.decoder import MaskClassificationHead, SemanticHead
 from semseg_automl.models.encoders import timm_vit
 from semseg_automl.models.encoders.base import Encoder
+from semseg_automl.models.encoders.channels import extend_input
 from semseg_automl.models.encoders.sam_vit import SamViTConfig, SamViTEncoder
 from semseg_automl.models.encoders.tiny_vit import TinyViTConfig, TinyViTEncoder
 from semseg_automl.models.pretrained import load_encoder, load_head
@@ -44,6 +45,7 @@ def build_segmenter(
     weights: ResolvedWeights | None = None,
     seed: int = 0,
     trained: bool = False,
+    channels: int = 3,
 ) -> Segmenter:
     """Build a network on the CPU, in evaluation mode.
 
@@ -54,11 +56,12 @@ def build_segmenter(
     weights : of the backbone; None resolves ``config.model.backbone`` (and may download).
     seed : of the adapters' and the head's initial values. Global generators are left as found.
     trained : trained tensors will be loaded next, so that no ``side_checkpoint`` is read.
+    channels : of the pictures; more than 3 extend the first layer (see ``encoders.channels``).
 
     Returns
     -------
     Segmenter
-        Encoder frozen but for its adapters, head trainable.
+        Encoder frozen but for its adapters and what further channels need, head trainable.
 
     Raises
     ------
@@ -77,6 +80,7 @@ def build_segmenter(
     encoder = ENCODERS[spec.family](spec, tensors)
     encoder.gradient_checkpointing = config.model.gradient_checkpointing
     adapters = inject(encoder, encoder.sites(), config.adapter, seed)
+    extend_input(encoder, channels)
     if not trained:
         start_side_network(encoder, config.adapter.side_checkpoint)
     head = build_head(config.model, num_outputs, encoder, tensors, seed)

@@ -43,8 +43,13 @@ class Segmenter(nn.Module):
         self.decoder = decoder
         self.adapters = list(adapters)  # a plain list: the modules live in the encoder
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.encoder.in_channels
+
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images -> logits (B, K, H/4, W/4)."""
+        """(B, in_channels, H, W) normalised images -> logits (B, K, H/4, W/4)."""
         if self.cached_lower is not None:
             return self.forward_upper(self.cached_lower(images), self.cached_lower.cut)
         return self.decoder(self.encoder(images))

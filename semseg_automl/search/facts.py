@@ -11,7 +11,7 @@ import torch
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.fingerprint import thinnest_class
 from semseg_automl.data.frame import Samples
-from semseg_automl.data.labels import LabelMap, LabelScan
+from semseg_automl.data.labels import LabelMap, LabelScan, class_counts
 from semseg_automl.models.devices import DeviceChoice
 from semseg_automl.search.planner import Fingerprint, Probe, natural_side
 from semseg_automl.training.job import TrainJob
@@ -28,7 +28,7 @@ _LONG = 20.0  # seconds from which a probe of the real size, in two precisions, 
 def fingerprint(train: Samples, val: Samples, label_map: LabelMap, scan: LabelScan) -> Fingerprint:
     """Sizes, class shares and thinness of the tables; a few dozen masks are read again."""
     heights, widths = zip(*train.sizes, strict=True)
-    counts = scan.counts(label_map.values).sum(0).astype(np.float64)
+    counts = class_counts(scan, label_map).sum(0).astype(np.float64)
     total = counts.sum()
     return Fingerprint(
         n_train=len(train),

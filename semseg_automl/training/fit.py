@@ -21,6 +21,7 @@ from semseg_automl.core.errors import TrainingError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.dataset import SegmentationDataset, collate
 from semseg_automl.data.fingerprint import class_pixels
+from semseg_automl.data.images import network_channels
 from semseg_automl.losses.weights import NO_WEIGHTS, class_weights
 from semseg_automl.models.build import build_segmenter
 from semseg_automl.models.devices import flushed_denormals, peak_memory_mb, prepare_cpu
@@ -92,6 +93,7 @@ def make_segmenter(job: TrainJob) -> Segmenter:
         weights=job.weights,
         seed=job.seed,
         trained=job.init is not None,
+        channels=network_channels(job.scaling),
     )
     if job.init is not None:
         segmenter.load_trainable_state(dict(job.init.adapter), dict(job.init.head))

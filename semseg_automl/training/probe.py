@@ -70,7 +70,7 @@ def time_steps(
     device = DeviceChoice(job.accelerator, job.device_ids).torch_device()
     segmenter = make_segmenter(job).to(device).train()
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, *shape, generator=generator).to(device)
+    images = torch.randn(batch, segmenter.in_channels, *shape, generator=generator).to(device)
     masks = torch.randint(0, job.label_map.n_classes, (batch, *shape), generator=generator).to(device)
     loss = resolve_loss(job.config.optim.loss, job.label_map.problem_type)
     warm: dict[str, StepTime] = {}

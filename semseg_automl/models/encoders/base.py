@@ -38,13 +38,15 @@ def untouched(_block: int, x: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Base class of encoders: an image (B, 3, H, W) in, an :class:`EncoderOutput` out.
+    """Base class of encoders: an image (B, in_channels, H, W) in, an :class:`EncoderOutput` out.
 
     Attributes
     ----------
     embed_dim : channels of the embedding.
     skip_channels : stride -> channels of the finer maps (empty for plain ViTs).
     multiple : H and W must be multiples of it.
+    in_channels : channels of the images; 3 until ``channels.extend_input`` changes it.
+    input_path : dotted path of the first convolution; empty: the input can't be extended.
     gradient_checkpointing : recompute each block in the backward pass (less memory, more time).
     companion : a network beside the encoder (:mod:`semseg_automl.peft.companion`), or None.
     """
@@ -52,6 +54,8 @@ class Encoder(nn.Module):
     embed_dim: int
     skip_channels: dict[int, int]
     multiple: int = 16
+    in_channels: int = 3
+    input_path: str = ""
     gradient_checkpointing: bool = False
     companion: Companion | None
 
@@ -121,14 +125,13 @@ class Encoder(nn.Module):
         return self.output(self.advance(self.entry(stem), 0, self.depth, guide))
 
     def forward(self, images: Tensor) -> EncoderOutput:
-        """Encode (B, 3, H, W) normalised float images; H, W multiples of ``multiple``."""
+        """Encode (B, in_channels, H, W) normalised float images; H, W multiples of ``multiple``."""
         check_size(images, self.multiple)
         stem = self.stem(images)
         if self.companion is None or not self.companion.enabled:
             return self.tail(stem)
-        output: EncoderOutput = self.companion(
-            images, self.stem_map(stem), functools.partial(self.tail, stem)
-        )
+        seen = images if self.in_channels == 3 else images[:, :3]  # a companion knows three channels
+        output: EncoderOutput = self.companion(seen, self.stem_map(stem), functools.partial(self.tail, stem))
         return output
 
 

@@ -135,6 +135,8 @@ class SamViTEncoder(Encoder):
     random (position tables zero) until loaded.
     """
 
+    input_path = "patch_embed.proj"
+
     def __init__(self, config: SamViTConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SamViTConfig()

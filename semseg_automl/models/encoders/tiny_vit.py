@@ -211,6 +211,7 @@ class TinyViTEncoder(Encoder):
     unfolded) as well as its own. Weights are random until loaded.
     """
 
+    input_path = "patch_embed.seq.0"
     UNUSED_KEYS = ("norm_head.weight", "norm_head.bias", "head.weight", "head.bias")
 
     def __init__(self, config: TinyViTConfig | None = None) -> None:

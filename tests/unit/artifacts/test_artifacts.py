@@ -199,7 +199,7 @@ class TestRefused:
             (lambda m: m.pop("label_map"), "fields: label_map"),
             (lambda m: m.update(threshold="0.5"), "wrong form: threshold"),
             (lambda m: m.update(mean=[1, 2]), "wrong form: mean"),
-            (lambda m: m.update(channels=7), "wrong form: channels"),
+            (lambda m: m.update(channels=17), "wrong form: channels"),
             (lambda m: m["backbone"].pop("sha256"), "wrong form: backbone"),
             (lambda m: m["files"].pop("head.safetensors"), "missing .'head"),
             (

@@ -88,7 +88,7 @@ def test_the_cache_stops_at_its_limit_and_is_used(
     assert data.preload() == 5
     full = _dataset(checked)
     assert full.preload() == 12
-    monkeypatch.setattr("semseg_automl.data.dataset.read_image", lambda source: pytest.fail("read again"))
+    monkeypatch.setattr("semseg_automl.data.dataset.read_seen", lambda source: pytest.fail("read again"))
     full[11]
 
 

@@ -88,7 +88,6 @@ def test_palette_transparency_and_alpha_are_dropped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(to_rgb(RGBA), RGBA[..., :3])
     palette = Image.fromarray(RGB).quantize(16)
     palette.save(tmp_path / "p.png", transparency=3)
-    assert read_image(tmp_path / "p.png").shape[2] == 4
     np.testing.assert_array_equal(to_rgb(read_image(tmp_path / "p.png")), np.asarray(palette.convert("RGB")))
 
 
@@ -171,7 +170,7 @@ def test_text_missing_files_and_odd_arrays_are_data_errors(tmp_path: Path) -> No
         read_image(tmp_path / "gone.png")
     for bad in (
         np.zeros((3, 8, 9)),
-        np.zeros((8, 9, 2)),
+        np.zeros((20, 20, 17)),
         np.zeros(5),
         np.zeros((0, 4, 3)),
         np.zeros((2, 2), complex),
@@ -181,9 +180,10 @@ def test_text_missing_files_and_odd_arrays_are_data_errors(tmp_path: Path) -> No
 
 
 def test_array_dtypes() -> None:
-    assert read_image(RGB.astype(np.int64)).dtype == np.uint8
-    assert read_image(DEEP.astype(np.int32)).dtype == np.uint16
-    assert read_image(RGB / 255.0).dtype == np.float32
+    for deep in (RGB.astype(np.int64), DEEP.astype(np.int32), RGB / 255.0):  # by the type, not the values
+        assert read_image(deep).dtype == np.float32
+    assert read_image(DEEP.astype(">u2")).dtype == np.uint16
+    np.testing.assert_array_equal(to_rgb(read_image(RGB.astype(np.int64))), RGB)
     assert read_image(GREY > 9).max() == 255
     np.testing.assert_array_equal(to_rgb(read_image(RGB / 255.0)), RGB)  # floats in [0, 1]
     np.testing.assert_array_equal(to_rgb(RGB.astype(np.float32)), RGB)  # floats in 0..255

@@ -1,0 +1,61 @@
+"""What a cell of a table may be, and how it is called in messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+from PIL import Image
+
+from semseg_automl.core.hardware import usable_cores
+
+Source = str | os.PathLike | np.ndarray | Image.Image
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskStack:
+    """A picture's masks of one class each: value k + 1 where ``parts[k]`` is not 0, else 0.
+
+    Where parts overlap the later one counts. A part that is None has no pixel in this picture.
+    """
+
+    parts: tuple[Source | None, ...]
+
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def as_path(source: str | os.PathLike) -> str:
+    """Path of a string or path-like; ``file://`` URLs are turned into paths, ``~`` is expanded."""
+    text = os.fspath(source)
+    if text.lower().startswith("file:"):
+        parts = urlsplit(text)
+        host = "" if parts.netloc in ("", "localhost") else f"//{parts.netloc}"
+        return url2pathname(host + parts.path)
+    return os.path.expanduser(text)
+
+
+def describe(source: Source | MaskStack) -> str:
+    """How a picture is called in messages: its path, or what kind of object it is."""
+    if isinstance(source, MaskStack):
+        return ", ".join(describe(part) for part in source.parts if part is not None)
+    if isinstance(source, np.ndarray):
+        return f"array of shape {source.shape} and dtype {source.dtype}"
+    if isinstance(source, Image.Image):
+        return f"PIL image of size {source.size} and mode {source.mode}"
+    return as_path(source)
+
+
+def parallel(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+    """``[function(i) for i in items]``, in threads when there are many (decoding releases the GIL)."""
+    if len(items) < 32:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
+        return list(pool.map(function, items))
