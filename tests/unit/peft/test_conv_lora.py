@@ -153,7 +153,8 @@ def test_single_and_half_precision_against_the_written_out_form(
         layer.float().eval()
         x = torch.randn(batch, *grid, CHANNELS, generator=torch.Generator().manual_seed(0)).requires_grad_()
         expected, found = reference(layer, x, config), layer(x)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        size = max(1.0, float(expected.detach().abs().max()))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * size)
         inputs = [x, layer.down, layer.up, layer.kernels, layer.bias]
         wanted = torch.autograd.grad(expected.sum(), inputs)
         for mine, theirs in zip(torch.autograd.grad(found.sum(), inputs), wanted, strict=True):
@@ -164,7 +165,7 @@ def test_single_and_half_precision_against_the_written_out_form(
         if routing != "compat":  # its one expert may be another one where two logits are close
             assert (rough.float() - expected).abs().mean() < 0.03 * expected.std()
         rough.float().sum().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for _, p in layer.trainable_parameters())
+        assert all(t.grad is not None and t.grad.isfinite().all() for t in inputs)
 
 
 @pytest.mark.parametrize("routing", ["learned", "dense"])
