@@ -28,5 +28,6 @@ for column, scale in enumerate(scales):
         ax.set_yticks([])
     for y in range(3):
         for x in range(3):
-            axes[1, column].text(x, y, f"{folded[y, x]:.2f}", ha="center", va="center", fontsize=8)
+            ink = "white" if abs(folded[y, x]) > 1.5 else "black"
+            axes[1, column].text(x, y, f"{folded[y, x]:.2f}", color=ink, ha="center", va="center", fontsize=8)
 plt.show()

@@ -38,7 +38,7 @@ table.head(3)
 # ``hyperparameters`` and ask for ten minutes or more when it counts: here it must be quick.
 backbone = "mobile_sam" if os.environ.get("SEMSEG_AUTOML_WEIGHTS") else "sam_tiny"
 seg = SemanticSegmentor("binary", backbone=backbone, path=work / "model", verbosity=1)
-seg.fit(train, groups="patient", time_limit=40, hyperparameters={"image_size": 256})
+seg.fit(train, groups="patient", time_limit=120, hyperparameters={"image_size": 256})
 print(seg.classes_, seg.class_values_, f"IoU on the validation pictures: {seg.best_score_:.3f}")
 
 # %%

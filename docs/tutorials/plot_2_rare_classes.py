@@ -34,7 +34,7 @@ pd.Series(counts / counts.sum(), index=list(names.values()), name="share of pixe
 # split deals with the rarest class first. ``mean_iou`` is the score that decides.
 backbone = "mobile_sam" if os.environ.get("SEMSEG_AUTOML_WEIGHTS") else "sam_tiny"
 seg = SemanticSegmentor(classes=names, backbone=backbone, path=work / "model", verbosity=1)
-seg.fit(train, time_limit=40, hyperparameters={"image_size": 256})
+seg.fit(train, time_limit=120, hyperparameters={"image_size": 256})
 seg.leaderboard()[["model", "score_val", "fit_time", "n_trainable"]]
 
 # %%

@@ -35,7 +35,7 @@ train, rest = table[:-4], table[-4:]
 # ---
 backbone = "mobile_sam" if os.environ.get("SEMSEG_AUTOML_WEIGHTS") else "sam_tiny"
 seg = SemanticSegmentor("multiclass", backbone=backbone, path=work / "model", verbosity=1)
-seg.fit(train, time_limit=40, hyperparameters={"image_size": 256})
+seg.fit(train, time_limit=120, hyperparameters={"image_size": 256})
 seg.evaluate(rest)
 
 # %%

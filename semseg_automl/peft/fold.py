@@ -71,8 +71,9 @@ def mix_kernels(kernels: Tensor, bias: Tensor, weights: Tensor, folds: Tensor) -
         mixed, shift = _MixKernels.apply(kernels, bias, weights, folds)
     b, g, n, _ = weights.shape
     r = bias.shape[-1]
-    identity = torch.zeros(TAPS, r, r, device=mixed.device, dtype=mixed.dtype)
-    identity[TAPS // 2].fill_diagonal_(1.0)
+    centre = (torch.arange(TAPS, device=mixed.device) == TAPS // 2).to(mixed.dtype)
+    # nothing is written in place: an exporter would lose it
+    identity = centre[:, None, None] * torch.eye(r, device=mixed.device, dtype=mixed.dtype)  # (9, r, r)
     mixed = mixed.view(b * g, n, TAPS * r, r) + identity.view(TAPS * r, r)
     return mixed, shift.view(b * g, n, r)
 
