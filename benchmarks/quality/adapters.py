@@ -64,16 +64,12 @@ METHODS: dict[str, Method] = {
     "conv_lora, learned": Method(hyperparameters=_adapter("conv_lora")),
     "conv_lora, dense": Method(hyperparameters=_adapter("conv_lora", routing="dense")),
     "conv_lora, compat": Method(hyperparameters=_adapter("conv_lora", routing="compat")),
-    "conv_lora, learned, GELU (written out)": Method(
-        hyperparameters=_adapter("conv_lora", nonlinearity="gelu")
-    ),
-    "conv_lora, dense, GELU (written out)": Method(
+    "conv_lora, learned, GELU": Method(hyperparameters=_adapter("conv_lora", nonlinearity="gelu")),
+    "conv_lora, dense, GELU": Method(
         hyperparameters=_adapter("conv_lora", routing="dense", nonlinearity="gelu")
     ),
-    "multi_scale_lora (folded)": Method(hyperparameters=_adapter("multi_scale_lora")),
-    "multi_scale_lora, GELU (written out)": Method(
-        hyperparameters=_adapter("multi_scale_lora", nonlinearity="gelu")
-    ),
+    "multi_scale_lora": Method(hyperparameters=_adapter("multi_scale_lora")),
+    "multi_scale_lora, GELU": Method(hyperparameters=_adapter("multi_scale_lora", nonlinearity="gelu")),
     "lora": Method(hyperparameters=_adapter("lora")),
     "lora, all linear layers": Method(
         hyperparameters=_adapter("lora", targets=("q", "k", "v", "proj", "mlp"))
