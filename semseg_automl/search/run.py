@@ -29,6 +29,7 @@ from semseg_automl.search.study import (
     open_study,
     own_sampler,
     quiet_optuna,
+    requeue_stale,
 )
 from semseg_automl.search.trial import run_trial
 from semseg_automl.search.trials import go_on, run_trials
@@ -37,6 +38,7 @@ from semseg_automl.training.feature_store import make_store_folder, remove_store
 from semseg_automl.training.job import TrainJob
 
 _LOG = get_logger("search")
+_NO_JOURNAL = "The search can't be kept on disk (%s): it goes on in memory, and killed it would start anew."
 
 
 def plan_fit(
@@ -142,7 +144,7 @@ def run_search(
             _one_model(session)
         else:
             with quiet_optuna():
-                _search(session, storage or open_storage(None, files.path), resumed=resumed)
+                _search(session, storage, resumed=resumed)
             finish(session)
     finally:
         remove_store_folder(job.feature_cache)
@@ -159,7 +161,32 @@ def _one_model(session: Session) -> None:
 
 
 def _search(session: Session, storage: optuna.storages.BaseStorage | None, *, resumed: bool) -> None:
-    """The trials; ``study_`` is a copy in memory, unless the user named a storage."""
+    """The trials; ``study_`` is a copy in memory, unless the user named a storage.
+
+    Where the journal can't be written any more (a full disk) the search goes on in memory.
+    """
+    try:
+        study = _begin(session, storage or open_storage(None, session.files.path), resumed=resumed)
+    except OSError as error:
+        _LOG.warning(_NO_JOURNAL, error)
+        study = _begin(session, None, resumed=False)
+    try:
+        if session.plan.trials > 1 or session.outcome.best is None:
+            run_trials(session, study)
+    except OSError as error:
+        _LOG.warning(_NO_JOURNAL, error)
+        study = in_memory(study)
+        requeue_stale(study, lambda _trial: True)
+        run_trials(session, study)
+    finally:
+        session.outcome.study = study if storage is not None else in_memory(study)
+        session.outcome.table = search_table(study)
+
+
+def _begin(
+    session: Session, storage: optuna.storages.BaseStorage | None, *, resumed: bool
+) -> optuna.Study:
+    """Open the study; go on with what it holds, or queue the first trials."""
     request, plan = session.request, session.plan
     settings = request.tune or TuneSettings()
     name = request.folder.name if request.folder else "fit"
@@ -178,9 +205,4 @@ def _search(session: Session, storage: optuna.storages.BaseStorage | None, *, re
         enqueue_default(study, plan.config, plan.spaces)
         if len(plan.rungs) > 1 and settings.sampler is None:
             enqueue_portfolio(study, plan.config, plan.spaces, plan.trials)
-    try:
-        if plan.trials > 1 or session.outcome.best is None:
-            run_trials(session, study)
-    finally:
-        session.outcome.study = study if request.storage is not None else in_memory(study)
-        session.outcome.table = search_table(study)
+    return study

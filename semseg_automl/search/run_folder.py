@@ -26,8 +26,10 @@ from typing import Any
 from semseg_automl.artifacts.layout import replace_file
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError
+from semseg_automl.core.log import get_logger
 from semseg_automl.search.planner import Probe
 
+_LOG = get_logger("search")
 FOLDER, PLAN, CLOCK, JOURNAL, STUDY = "search", "plan.json", "clock.json", "journal.log", "study.log"
 _TICK = 2.0
 
@@ -62,21 +64,15 @@ class RunFolder:
         return None if self.path is None else str(self.path / f"{name}.safetensors")
 
     def write_start(self, start: Start) -> None:
-        """Keep what was planned.
-
-        Raises
-        ------
-        ArtifactError
-            It can't be written.
-        """
+        """Keep what was planned; a disk that is full is told, and the fit goes on."""
         if self.path is None:
             return
         values = dataclasses.asdict(start) | {"config": start.config.to_json()}
         try:
             self.path.mkdir(exist_ok=True)
             replace_file(self.path / PLAN, json.dumps(values).encode())
-        except (OSError, TypeError) as error:
-            raise ArtifactError(f"{self.path / PLAN} can't be written: {error}") from error
+        except OSError as error:
+            _LOG.warning("The plan can't be kept (%s): killed, the fit would start anew.", error)
 
     def read_start(self) -> Start | None:
         """What an earlier run had planned, or None.
@@ -122,7 +118,10 @@ class RunFolder:
         if self.path is None:
             return
         if self.holds_study:
-            os.replace(self.path / JOURNAL, self.path.parent / STUDY)
+            try:
+                os.replace(self.path / JOURNAL, self.path.parent / STUDY)
+            except OSError as error:
+                _LOG.warning("The search's journal can't be kept: %s.", error)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:

@@ -177,14 +177,14 @@ def test_a_disk_that_stays_full_leaves_the_model_in_memory_and_says_so(
 def test_a_disk_that_has_room_again_at_the_end_gets_the_model(
     table: pd.DataFrame, tmp_path: Path, monkeypatch: Patch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real, calls = os.fsync, itertools.count()
+    real, calls = os.replace, itertools.count()
 
-    def full_once(descriptor: int) -> None:
-        if next(calls) == 1:
+    def full_once(source: Any, target: Any) -> None:
+        if Path(target).name.startswith("v-") and next(calls) == 0:  # the model's first version
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor)
+        real(source, target)
 
-    monkeypatch.setattr(os, "fsync", full_once)
+    monkeypatch.setattr(os, "replace", full_once)
     seg = tiny(tmp_path / "m", verbosity=1).fit(table, hyperparameters=HYPER, hyperparameter_tune_kwargs=None)
     assert "tries again at its end" in caplog.text and seg.path_ == tmp_path / "m"
     assert len(SemanticSegmentor.load(tmp_path / "m", verbosity=0).predict(table)) == 6

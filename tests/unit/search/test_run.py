@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -145,6 +146,24 @@ def test_default_first_then_others_then_the_best_goes_on(monkeypatch: pytest.Mon
         ("PRUNED", None),
         ("COMPLETE", 1),
     ]
+
+
+@pytest.mark.parametrize("fault", [1, 8, 20, 31])
+def test_a_journal_that_can_not_be_written_any_more_ends_no_search(
+    fault: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, calls = optuna.storages.journal.JournalFileBackend.append_logs, itertools.count()
+
+    def full(self: Any, logs: Any) -> None:
+        if next(calls) >= fault:
+            raise OSError(28, "No space left on device")
+        real(self, logs)
+
+    monkeypatch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", full)
+    machine = Machine([0.3, 0.5, 0.4, 0.2])
+    outcome, _ = search(machine, monkeypatch, None, tune=TuneSettings(num_trials=3), folder=tmp_path)
+    assert "goes on in memory" in caplog.text and len(outcome.rows) == 3
+    assert outcome.best is not None and all(t.state.is_finished() for t in outcome.study.trials)
 
 
 def test_a_search_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
