@@ -13,9 +13,11 @@ from PIL import Image
 
 from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.core.log import get_logger
+from semseg_automl.data.fingerprint import PictureSizes
 from semseg_automl.data.frame import Samples, check_table, list_pictures
 from semseg_automl.data.images import network_channels
 from semseg_automl.data.labels import read_raw_mask
+from semseg_automl.inference.predict import Predictor
 from semseg_automl.inference.stream import write_masks
 from semseg_automl.inference.tiling import TileRule
 from semseg_automl.inference.views import Views
@@ -23,6 +25,7 @@ from semseg_automl.inference.writer import MaskWriter
 from semseg_automl.metrics.bootstrap import check_level
 from semseg_automl.metrics.evaluator import Evaluator
 from semseg_automl.metrics.registry import UserMetric
+from semseg_automl.models.devices import keep_freed_memory, pick_devices
 
 if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
@@ -138,10 +141,6 @@ def predict_probabilities(
 
 def make_predictor(seg: SemanticSegmentor, segmenter: Any) -> Predictor:
     """The predictor of a fitted segmentor's classes, sizes and device with a network."""
-    from semseg_automl.data.fingerprint import PictureSizes
-    from semseg_automl.inference.predict import Predictor
-    from semseg_automl.models.devices import keep_freed_memory, pick_devices
-
     device = pick_devices(getattr(seg, "_devices", "auto"))
     if device.kind == "cpu":
         keep_freed_memory()

@@ -17,8 +17,6 @@ from semseg_automl.core.results import ModelRow
 _LOG = get_logger("training")
 CSV = "csv"
 FOLDER = "logs"
-FINISH, FINISHED = "finish", "_finished"
-"""What a search's last training is called while it runs, and how its row's name ends."""
 EVERY = 10
 """Steps between two losses that are written down: some loggers send each one over the network."""
 
@@ -74,12 +72,11 @@ class FitLog:
         for row in rows:
             if not row.config:  # the commonest class everywhere
                 continue
-            model = FINISH if row.model.endswith(FINISHED) else row.model
             config = {name: value for name, value in row.config.items() if value is not None}
-            for logger, prefix in self._of(model):
+            for logger, prefix in self._of(row.model):
                 self._guard(logger, "log_hyperparams", {prefix + name: v for name, v in config.items()})
             if not math.isnan(row.score_val):
-                self._metrics(model, {"final_score": row.score_val}, row.steps)
+                self._metrics(row.model, {"final_score": row.score_val}, row.steps)
         for logger in [*self._files.values(), *self._objects]:
             self._guard(logger, "save")
             self._guard(logger, "finalize", "success")
