@@ -217,7 +217,7 @@ def _check_cells(
 ) -> list[tuple[Any, Any]]:
     """(source, header) per cell; header None (and a complaint) where the cell is no picture."""
     out: list[tuple[Any, Any]] = []
-    found = parallel(lambda cell: _check_cell(cell, base), cells)
+    found = parallel(lambda cell: _check_cell(cell, base), cells, title=f"Checking {what}s")
     for row, (source, header, kind, text) in zip(index, found, strict=True):
         if kind is not None:
             complaints.add(f"{kind} {what}", text, row)

@@ -177,7 +177,7 @@ def scan_masks(sources: Sequence[MaskSource], *, index: Sequence[object] | None 
     rows: list[dict[Value, int]] = []
     boolean: list[bool] = []
     palettes: set[tuple[int, ...] | None] = set()
-    for label, found in zip(labels, parallel(_count_one, sources), strict=True):
+    for label, found in zip(labels, parallel(_count_one, sources, title="Reading masks"), strict=True):
         if isinstance(found, DataError):
             complaints.add("unreadable mask", str(found), label)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from semseg_automl.core.hardware import usable_cores
+from semseg_automl.core.log import get_logger
 
 Source = str | os.PathLike | np.ndarray | Image.Image
 
@@ -30,6 +33,8 @@ class MaskStack:
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+_MANY = 2000
+_log = get_logger("data")
 
 
 def as_path(source: str | os.PathLike) -> str:
@@ -53,9 +58,16 @@ def describe(source: Source | MaskStack) -> str:
     return as_path(source)
 
 
-def parallel(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """``[function(i) for i in items]``, in threads when there are many (decoding releases the GIL)."""
+def parallel(
+    function: Callable[[_T], _R], items: Sequence[_T], *, title: str | None = None
+) -> list[_R]:
+    """``[function(i) for i in items]``, in threads when there are many (decoding releases the GIL).
+
+    ``title``: shown with a progress bar where there are thousands of items and progress is logged.
+    """
     if len(items) < 32:
         return [function(item) for item in items]
+    shown = title is not None and len(items) >= _MANY and _log.isEnabledFor(logging.INFO)
     with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
-        return list(pool.map(function, items))
+        found = pool.map(function, items)
+        return list(tqdm(found, title, len(items), disable=not shown, leave=False))
