@@ -58,9 +58,7 @@ def describe(source: Source | MaskStack) -> str:
     return as_path(source)
 
 
-def parallel(
-    function: Callable[[_T], _R], items: Sequence[_T], *, title: str | None = None
-) -> list[_R]:
+def parallel(function: Callable[[_T], _R], items: Sequence[_T], *, title: str | None = None) -> list[_R]:
     """``[function(i) for i in items]``, in threads when there are many (decoding releases the GIL).
 
     ``title``: shown with a progress bar where there are thousands of items and progress is logged.

@@ -183,9 +183,7 @@ def _search(session: Session, storage: optuna.storages.BaseStorage | None, *, re
         session.outcome.table = search_table(study)
 
 
-def _begin(
-    session: Session, storage: optuna.storages.BaseStorage | None, *, resumed: bool
-) -> optuna.Study:
+def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, resumed: bool) -> optuna.Study:
     """Open the study; go on with what it holds, or queue the first trials."""
     request, plan = session.request, session.plan
     settings = request.tune or TuneSettings()
