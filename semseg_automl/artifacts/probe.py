@@ -20,9 +20,9 @@ SIDE = 64
 """Height and width of the stored picture."""
 
 
-def probe_shapes(num_outputs: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of what :func:`make_probe` returns for a model with K outputs."""
-    return {"image": (3, SIDE, SIDE), "logits": (num_outputs, SIDE // 4, SIDE // 4)}
+def probe_shapes(num_outputs: int, channels: int = 3) -> dict[str, tuple[int, ...]]:
+    """Shapes of what :func:`make_probe` returns for a model of C channels with K outputs."""
+    return {"image": (channels, SIDE, SIDE), "logits": (num_outputs, SIDE // 4, SIDE // 4)}
 
 
 def make_probe(segmenter: nn.Module, *, side: int = SIDE, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.core.optional import require
@@ -225,13 +225,31 @@ def draw_shapes(
         if isinstance(shape, Mapping):
             out[_runs(shape, size)] = value
             continue
-        canvas = Image.new("1", (size[1], size[0]))
-        draw = ImageDraw.Draw(canvas)
         for polygon in shape:
             scaled = polygon * (size[1], size[0]) if shares else polygon
-            draw.polygon([(float(x) - 0.5, float(y) - 0.5) for x, y in scaled], fill=1)
-        out[np.asarray(canvas)] = value
+            for row, start, end in _spans(scaled, size):
+                out[row, start:end] = value
     return out
+
+
+def _spans(polygon: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
+    """(row, first column, end) of the pixels of (H, W) whose centres lie inside a polygon (n, 2) of x, y.
+
+    By the even-odd rule along each row of centres. (Pillow's polygons take in their outline: half a pixel too
+    much on every side, 8 % of an object of 20 x 30 pixels.)
+    """
+    x0, y0 = np.asarray(polygon, np.float64).T
+    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    first, last = (int(np.clip(np.floor(y), 0, size[0] - 1)) for y in (y0.min(), y0.max()))
+    for row in range(first, last + 1):
+        middle = row + 0.5
+        crossing = (y0 <= middle) != (y1 <= middle)
+        a, b, c, d = x0[crossing], y0[crossing], x1[crossing], y1[crossing]
+        where = np.sort(a + (middle - b) * (c - a) / (d - b))
+        ends = np.clip(np.ceil(where - 0.5), 0, size[1]).astype(int)
+        for start, end in zip(ends[::2], ends[1::2], strict=True):
+            if end > start:
+                yield row, int(start), int(end)
 
 
 def _runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:

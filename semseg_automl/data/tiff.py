@@ -123,6 +123,8 @@ def read_tiff(path: str, header: TiffHeader) -> np.ndarray:
     with tifffile_for(path).TiffFile(path) as tiff:
         page = tiff.pages[0]
         pixels = np.asarray(page.asarray())
+        if pixels.ndim not in (2, 3) or not pixels.size:
+            raise ValueError(f"it is damaged: its pixels have the shape {pixels.shape}")
         if page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)  # (C, H, W) -> (H, W, C)
     pixels = pixels[..., : header.channels] if pixels.ndim == 3 else pixels

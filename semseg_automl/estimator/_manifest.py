@@ -15,7 +15,7 @@ from semseg_automl.artifacts.tensors import Shapes
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError, BackboneError, ConfigError, SemsegError
 from semseg_automl.core.hardware import detect
-from semseg_automl.data.images import IntensityScaling
+from semseg_automl.data.images import IntensityScaling, network_channels
 from semseg_automl.data.labels import LabelMap
 from semseg_automl.data.preprocess import MEAN, STD
 from semseg_automl.estimator._rules import check_hyperparameter
@@ -29,7 +29,7 @@ COPIES = 3
 _Test = Callable[[Any], bool]
 _INFO: dict[str, _Test] = {
     "image": lambda v: isinstance(v, str),
-    "label": lambda v: isinstance(v, str),
+    "label": lambda v: isinstance(v, str) or (isinstance(v, list) and all(isinstance(x, str) for x in v)),
     "eval_metric": lambda v: isinstance(v, str),
     "tta": lambda v: isinstance(v, bool),
     "score_val": lambda v: v is None or _number(v),
@@ -78,6 +78,8 @@ def settings(manifest: Manifest) -> Settings:
         if any(isinstance(v, int) and abs(v) >= 2**31 for v in (*label_map.values, label_map.ignore)):
             raise ArtifactError(f"label_map holds values that no mask can have: {label_map.values}.")
         scaling = None if manifest.scaling is None else IntensityScaling(**manifest.scaling)
+        if network_channels(scaling) != manifest.channels:
+            raise ArtifactError(f"scaling is not that of pictures of {manifest.channels} channels.")
     except (SemsegError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(f"The saved model's manifest can't be used: {error}") from error
     return Settings(config=config, label_map=label_map, scaling=scaling)
@@ -94,13 +96,13 @@ def expected_tensors(manifest: Manifest) -> Mapping[str, Shapes]:
     found = settings(manifest)
     outputs, name = found.label_map.num_outputs, manifest.backbone["name"]
     try:
-        adapter, head = stored_shapes(found.config, outputs, name)
+        adapter, head = stored_shapes(found.config, outputs, name, manifest.channels)
     except (SemsegError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(f"The saved model's manifest describes no model: {error}") from error
     shapes = {
         ADAPTER: adapter,
         HEAD: head,
-        PROBE: probe_shapes(outputs),
+        PROBE: probe_shapes(outputs, manifest.channels),
         BACKBONE: expected_shapes(backbone_spec(name)),
     }
     needed = COPIES * 4 * sum(math.prod(shape) for part in (adapter, head) for shape in part.values())

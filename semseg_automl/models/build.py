@@ -124,7 +124,9 @@ def _bare_head(
     raise unknown_name("head", config.head, ("semantic", "mask_classification"))
 
 
-def stored_shapes(config: RunConfig, num_outputs: int, backbone: str) -> tuple[Shapes, Shapes]:
+def stored_shapes(
+    config: RunConfig, num_outputs: int, backbone: str, channels: int = 3
+) -> tuple[Shapes, Shapes]:
     """Names and shapes of a model's stored tensors: (adapter, head).
 
     As ``Segmenter.trainable_state`` of the built network would hold them, from the configuration
@@ -135,6 +137,7 @@ def stored_shapes(config: RunConfig, num_outputs: int, backbone: str) -> tuple[S
     with torch.device("meta"):
         encoder = ENCODERS[spec.family](spec, None)
         inject(encoder, encoder.sites(), config.adapter)
+        extend_input(encoder, channels)
         head = _bare_head(config.model, num_outputs, encoder)
     return _shapes(adapter_parameters(encoder)), _shapes(head.state_dict())
 

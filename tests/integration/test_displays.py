@@ -76,7 +76,7 @@ def test_search_and_curve_of_a_fit(multiclass: SemanticSegmentor) -> None:
 
 
 def test_what_displays_refuse(multiclass: SemanticSegmentor, textures: pd.DataFrame) -> None:
-    with pytest.raises(DataError, match="no masks"):
+    with pytest.raises(DataError, match="masks: pass a DataFrame"):
         ErrorGalleryDisplay.collect(multiclass, list(textures["image"]))
     for kind in (MaskDisplay, ErrorGalleryDisplay, ConfusionMatrixDisplay):
         with pytest.raises(NotFittedError):

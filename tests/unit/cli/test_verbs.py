@@ -175,6 +175,7 @@ def test_fit_passes_every_argument_on(
         return self
 
     monkeypatch.setattr(SemanticSegmentor, "fit", fit)
+    monkeypatch.setattr("semseg_automl.cli.fit.holds_model", lambda _folder: True)
     line = (
         "fit t.csv --time-limit 9 --path m --tuning-data v.csv --presets high_quality --backbone sam_vit_b "
         "--hyperparameters rank=[2,4] --problem-type binary --image a --label b --seed 3 --devices 0,1 "
