@@ -7,9 +7,11 @@
 # make clean  remove caches and build products (not .venv)
 #
 # PYTHON: any Python from 3.11 on.  TORCH: what pip installs for torch (pin or choose a build here).
+# WORKERS: processes that share the tests, with one thread each.
 PYTHON ?= python3
 TORCH ?= torch torchvision
 DATA ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/semseg-automl demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m chaos

@@ -28,9 +28,10 @@ from semseg_automl.inference.whole import (
     plan_batches,
     read_batches,
 )
-from semseg_automl.models.devices import flushed_denormals
+from semseg_automl.models.devices import flushed_denormals, trim_freed_memory
 
 _log = get_logger("inference")
+_TRIM_EVERY = 8  # batches
 Tta = bool | Views
 
 
@@ -228,7 +229,10 @@ class Predictor:
         """Pictures seen whole; the next batch is read while one runs."""
         flips = plan.views.flips
         batches = plan_batches(plan.whole, batch_size, self.device.type, flips=len(flips))
-        for batch in read_batches(sources, plan.whole, batches, flips, self.scaling, trouble):
+        reader = read_batches(sources, plan.whole, batches, flips, self.scaling, trouble)
+        for number, batch in enumerate(reader):
+            if number % _TRIM_EVERY == _TRIM_EVERY - 1:
+                trim_freed_memory()
             with torch.inference_mode():
                 logits = [self._logits(images) for images in batch.images]  # per scale (B*F, K, h, w)
             for k, position in enumerate(batch.positions):

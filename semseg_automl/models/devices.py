@@ -167,6 +167,21 @@ def keep_freed_memory(size: int = 1 << 30) -> bool:
     return bool(mallopt(_M_TRIM_THRESHOLD, size)) and kept
 
 
+def trim_freed_memory() -> bool:
+    """Give the pages of freed blocks back to the system; the complement of :func:`keep_freed_memory`.
+
+    Before version 2.38 glibc does not reuse a freed aligned block (all of torch's are) for one of its own
+    size, so that a heap whose freed blocks stay grows for as long as pictures go by: about by one
+    picture's probabilities each. A few ms; returns whether there was anything to give back (on glibc).
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
+
+
 def free_memory(choice: DeviceChoice) -> int | None:
     """Bytes free on the (first) device; None where the system does not tell."""
     if choice.kind == "cuda":

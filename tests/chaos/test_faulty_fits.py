@@ -52,17 +52,17 @@ def vanishing_picture(monkeypatch: Patch, table: pd.DataFrame, rng: random.Rando
     """A picture is removed, or cut in the middle, while another is read; nothing is held in memory."""
     monkeypatch.setattr(dataset, "_cache_size", lambda: 0)
     victim, moment = rng.choice(list(table["image"])), rng.randrange(1, 60)
-    cut, calls, real = rng.random() < 0.5, itertools.count(), images.read_image
+    cut, calls, real = rng.random() < 0.5, itertools.count(), images.read_seen
 
-    def read(source: Any) -> np.ndarray:
+    def read(source: Any, scaling: Any = None) -> np.ndarray:
         if next(calls) == moment:
             data = Path(victim).read_bytes()
             Path(victim).unlink()
             if cut:
                 Path(victim).write_bytes(data[: len(data) // 2])
-        return real(source)
+        return real(source, scaling)
 
-    monkeypatch.setattr(dataset, "read_image", read)
+    monkeypatch.setattr(dataset, "read_seen", read)
     return f"{Path(victim).name} {'cut' if cut else 'removed'} at reading {moment}"
 
 

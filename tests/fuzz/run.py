@@ -117,6 +117,10 @@ def _peak() -> float | None:
         import resource
     except ImportError:  # Windows
         return None
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins with what the parent process held when it started this one
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return round(int(line.split()[1]) / 2**10, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 

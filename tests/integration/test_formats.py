@@ -198,9 +198,27 @@ def _values(mask: np.ndarray) -> set[Any]:
 
 def test_the_matrix_is_large_enough() -> None:
     assert len(set(COMBINATIONS)) == len(COMBINATIONS) >= 60
+    assert set(COMBINATIONS) >= QUICK
 
 
-@pytest.mark.parametrize(("picture", "mask"), COMBINATIONS)
+# one combination of each kind of reader and of label map always; all of them with the slow tests
+QUICK = {
+    ("png rgb", "palette"),
+    ("png rgb", "dropped"),
+    ("png rgb", "ignored colour"),
+    ("png rgb", "array"),
+    ("jpeg turned", "index"),
+    ("jpeg turned", "rgb codes"),
+    ("tiff 6 bands", "16-bit ids"),
+    ("tiff 6 bands", "per class"),
+}
+CASES = [
+    pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow, id="-".join(pair))
+    for pair in COMBINATIONS
+]
+
+
+@pytest.mark.parametrize(("picture", "mask"), CASES)
 def test_fit_and_predict_answer_in_the_masks_own_values(tmp_path: Path, picture: str, mask: str) -> None:
     table = _table(tmp_path, picture, mask)
     _, values, arguments = MASKS[mask]
