@@ -230,9 +230,10 @@ def _reseal(folder: Path, rng: random.Random) -> bool:
             texts.append(_edit(manifest, rng))
 
     try:
-        if any(p.is_fifo() or p.is_symlink() for p in folder.rglob("*")):  # reading one would wait for ever
+        paths = list(folder.rglob("*"))
+        if any(p.is_fifo() or p.is_symlink() for p in paths):  # reading one would wait for ever
             return False
-        if any(p.is_file() and p.stat().st_size > 2**27 for p in version_of(folder).iterdir()):
+        if any(p.is_file() and p.stat().st_size > 2**27 for p in paths):
             return False
         reseal(folder, change)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
