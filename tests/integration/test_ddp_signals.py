@@ -50,7 +50,8 @@ class Fit:
 
     def workers(self, parent: int | None = None) -> list[int]:
         """Processes that train, and those that read pictures for them; or the children of one alone."""
-        listing = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True).stdout
+        command = ["ps", "-ww", "-eo", "pid=,ppid=,args="]
+        listing = subprocess.run(command, capture_output=True, text=True).stdout
         found = (line.split() for line in listing.splitlines() if str(self.folder) in line)
         return [
             int(words[0])

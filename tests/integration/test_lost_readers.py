@@ -129,7 +129,7 @@ def test_a_signal_to_the_whole_group_ends_readers_and_keeps_the_model(
         os.killpg(process.pid, number)
         told = time.monotonic()
         status = process.wait(60)
-        assert time.monotonic() - told < 10
+        assert number == signal.SIGINT or time.monotonic() - told < 10  # Ctrl-C has time for a validation
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
