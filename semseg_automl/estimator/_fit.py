@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semseg_automl.core.errors import ArtifactError, unknown_name
+from semseg_automl.core.errors import ArtifactError, SemsegError, unknown_name
 from semseg_automl.core.log import get_logger
 from semseg_automl.engines.local import ENGINES
 from semseg_automl.estimator import _store
@@ -145,14 +146,27 @@ def _fit_into(
         earlier=earlier,
     )
     stop, log = Interrupt(), FitLog(check_loggers(args.loggers), folder)
-    try:
-        outcome = _run(request, job, tables, budget, keeper, args.engine, stop, log)
-        fitted = keeper.close(outcome, before, budget.elapsed(), budget.limit)
-        files.close()
-        return fitted
-    finally:
-        if not files.holds_state():  # nothing that resume=True could use
+    with _held_back(stop):
+        try:
+            outcome = _run(request, job, tables, budget, keeper, args.engine, stop, log)
+            fitted = keeper.close(outcome, before, budget.elapsed(), budget.limit)
             files.close()
+            return fitted
+        finally:
+            if not files.holds_state():  # nothing that resume=True could use
+                files.close()
+
+
+@contextlib.contextmanager
+def _held_back(stop: Interrupt) -> Iterator[None]:
+    """Deliver a SIGTERM at the end of the block; an error that it then leaves nobody to catch is logged."""
+    try:
+        yield
+    except SemsegError as error:
+        if stop.urgent:
+            _LOG.error("%s", error)
+        raise
+    finally:
         stop.deliver()
 
 

@@ -25,6 +25,7 @@ from semseg_automl.estimator.baseline import NAME as BASELINE
 from semseg_automl.estimator.baseline import majority_row
 from semseg_automl.models.checkpoints import ResolvedWeights
 from semseg_automl.search.outcome import Outcome
+from semseg_automl.search.run_folder import RunFolder
 from semseg_automl.training.average import score_model
 from semseg_automl.training.job import Hooks, TrainJob
 
@@ -273,7 +274,11 @@ def telling_what_is_kept(folder: Path) -> Iterator[None]:
             if holds_model(folder)
             else f"No model is kept in {folder}"
         )
-        raise type(error)(f"{error} {kept}.") from error
+        if RunFolder(folder).holds_state():
+            kept += (
+                ", and the state of the training: put right what is wrong, and resume=True goes on from it"
+            )
+        raise type(error)(f"{str(error).rstrip('.')}. {kept}.") from error
 
 
 def _better(new: float, old: float) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.results import ModelRow
 from semseg_automl.search.planner import Plan
 from semseg_automl.search.trial import Attempt
-from semseg_automl.training.checkpoint import Checkpoint
+from semseg_automl.training.checkpoint import Checkpoint, result_at
 from semseg_automl.training.job import TrainResult
 
 
@@ -103,23 +103,9 @@ def row_of(name: str, config: RunConfig, attempt: Attempt) -> ModelRow:
 
 def result_of(state: Checkpoint, row: ModelRow, n_train: int) -> TrainResult:
     """The result of a model that another process trained, from its state on disk and its row."""
-    best = state.best
-    return TrainResult(
-        state=row.state,
-        score=best.score,
-        threshold=best.threshold,
-        metrics=best.metrics,
-        model=state.model,
-        steps=state.step,
-        epochs=state.step * state.config.optim.batch_size / n_train,
-        seconds=state.seconds,
-        train_seconds=state.train_seconds,
-        val_seconds=state.val_seconds,
+    return replace(
+        result_at(state, n_train, row.state),
         seconds_per_step=row.seconds_per_step,
-        predict_seconds=best.seconds / max(1, best.pictures),
         peak_memory_mb=row.peak_memory_mb,
         n_trainable=row.n_trainable,
-        history=state.history,
-        never_predicted=best.never_predicted,
-        complete=best.complete,
     )

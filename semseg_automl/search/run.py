@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from semseg_automl.core.errors import ConfigError, TrainingError
+from semseg_automl.core.errors import ArtifactError, ConfigError, TrainingError
 from semseg_automl.core.log import get_logger
 from semseg_automl.search.budget import Budget, Interrupt
 from semseg_automl.search.facts import probe_speed
@@ -31,8 +31,9 @@ from semseg_automl.search.study import (
     quiet_optuna,
     requeue_stale,
 )
-from semseg_automl.search.trial import run_trial
+from semseg_automl.search.trial import Attempt, run_trial
 from semseg_automl.search.trials import go_on, run_trials
+from semseg_automl.training.checkpoint import read_checkpoint, result_at
 from semseg_automl.training.feature_cache import worth_caching
 from semseg_automl.training.feature_store import make_store_folder, remove_store_folder
 from semseg_automl.training.job import TrainJob
@@ -149,6 +150,8 @@ def run_search(
     finally:
         remove_store_folder(job.feature_cache)
     if outcome.best is None:
+        _rescue(session)
+    if outcome.best is None:
         reasons = [row.reason for row in outcome.rows]
         raise TrainingError(f"No model could be trained. First cause: {reasons[0] if reasons else 'no time'}")
     return outcome
@@ -158,6 +161,25 @@ def _one_model(session: Session) -> None:
     job = replace(session.job, checkpoint=session.files.checkpoint("default"))
     hooks = session.hooks("default", math.inf, report=None)
     session.add("default", session.plan.config, run_trial(job, hooks))
+
+
+def _rescue(session: Session) -> None:
+    """Where every training failed: what they had validated before, from their states on disk."""
+    outcome, causes, better = session.outcome, [row.reason for row in session.outcome.rows], False
+    for row in list(outcome.rows):
+        path = session.files.checkpoint(row.model)
+        try:
+            state = None if path is None else read_checkpoint(path)
+        except ArtifactError as error:
+            _LOG.warning("%s", error)
+            continue
+        if state is not None:
+            result = result_at(state, len(session.job.train), "interrupted" if session.stop() else "failed")
+            attempt = Attempt(result=result, reason=row.reason, seconds=row.fit_time)
+            better |= outcome.add(row.model, state.config, attempt)
+    if better:
+        _LOG.warning("Training failed: %s The best weights validated before are kept.", causes[0])
+        session.on_best(outcome)
 
 
 def _search(session: Session, storage: optuna.storages.BaseStorage | None, *, resumed: bool) -> None:

@@ -1,18 +1,21 @@
-"""One trial that fails alone: out of memory halves the micro-batch once, other causes are recorded."""
+"""One trial that fails alone: out of memory, overflows and lost readers are mended, other causes recorded."""
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
-from semseg_automl.core.errors import ConfigError, DataError
+from semseg_automl.core.errors import ConfigError, DataError, SemsegError
 from semseg_automl.core.log import get_logger
 from semseg_automl.training.fit import micro_batch
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.launch import train_on_devices
+from semseg_automl.training.readers import lost_reader
 
 _LOG = get_logger("search")
-_TRIES = 5  # out of memory: micro-batches of 4, 2, 1, then gradient checkpointing; float32
+_TRIES = 6  # out of memory: micro-batches of 4, 2, 1, then gradient checkpointing; float32; no readers
+_FLOAT32 = "32-true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +31,48 @@ def run_trial(job: TrainJob, hooks: Hooks) -> Attempt:
     """Train on every device of the job; on failure answer with the reason instead of raising.
 
     Wrong data (DataError) is raised: no other configuration could repair it. A loss that became
-    NaN in bfloat16 is tried once more in float32. A ConfigError (searched values that don't go
-    together) is this trial's failure alone.
+    NaN in bfloat16 or float16 goes on in float32, processes that read pictures and were killed are
+    done without, both from the run's state on disk (``job.checkpoint``) where there is one. A
+    ConfigError (searched values that don't go together) is this trial's failure alone.
     """
     started = time.perf_counter()
-    reason = ""
+    kept, reason = None, ""
     for _try in range(_TRIES):
         try:
             result = train_on_devices(job, hooks)
-            return Attempt(
-                result=result, reason=reason or result.state, seconds=time.perf_counter() - started
-            )
         except DataError:
             raise
-        except (RuntimeError, MemoryError, ConfigError) as error:
+        except (RuntimeError, MemoryError, ConfigError, OSError) as error:
+            if isinstance(error, OSError) and (isinstance(error, SemsegError) or not job.num_workers):
+                raise
             changed, reason = _remedy(job, error)
-            if changed is None or hooks.stop_requested():
+        else:
+            kept = result if kept is None or _is_better(result, kept) else kept
+            if result.state != "nan" or job.precision == _FLOAT32:
                 break
-            _LOG.warning("%s", reason)
-            job = changed
-    return Attempt(result=None, reason=reason, seconds=time.perf_counter() - started)
+            changed = replace(job, precision=_FLOAT32)
+            reason = f"The loss or the output left the range of {job.precision}. Going on in float32."
+        if changed is None or hooks.stop_requested():
+            break
+        _LOG.warning("%s", reason)
+        job = changed
+    seconds = time.perf_counter() - started
+    return Attempt(result=kept, reason=reason or (kept.state if kept else ""), seconds=seconds)
+
+
+def _is_better(new: TrainResult, old: TrainResult) -> bool:
+    return math.isnan(old.score) or new.score >= old.score
 
 
 def _remedy(job: TrainJob, error: BaseException) -> tuple[TrainJob | None, str]:
     """A changed job that may work, and what happened in words."""
     text = f"{type(error).__name__}: {error}"
+    lost = lost_reader(error) or (str(error) if isinstance(error, OSError) else None)
+    if lost and job.num_workers:
+        return replace(job, num_workers=0), (
+            f"A process that reads pictures was lost ({lost}): is memory or shared memory (/dev/shm) short? "
+            "Going on from the last validation with num_workers=0."
+        )
     if (
         isinstance(error, MemoryError)
         or "out of memory" in str(error).lower()
@@ -67,6 +87,6 @@ def _remedy(job: TrainJob, error: BaseException) -> tuple[TrainJob | None, str]:
             config = job.config.replace(gradient_checkpointing=True)
             return replace(job, config=config), "Out of memory at a micro-batch of 1: gradient checkpointing."
         return None, f"Out of memory at a micro-batch of 1 with gradient checkpointing ({text})"
-    if isinstance(error.__cause__, FloatingPointError) and job.precision != "32-true":
-        return replace(job, precision="32-true"), f"{error} Trying again in float32."
+    if isinstance(error.__cause__, FloatingPointError) and job.precision != _FLOAT32:
+        return replace(job, precision=_FLOAT32), f"{error} Trying again in float32."
     return None, text

@@ -20,6 +20,7 @@ from semseg_automl.training.agreement import GO_ON, NAN, agree
 from semseg_automl.training.checkpoint import Checkpoint
 from semseg_automl.training.job import Hooks, ModelState
 from semseg_automl.training.module import SegmentationModule
+from semseg_automl.training.readers import lost_reader
 from semseg_automl.training.select import is_higher, replaces
 from semseg_automl.training.validate import Validation, validate
 
@@ -301,6 +302,17 @@ class Coach(lightning.Callback):
                 self.run_validation(module, step)
         finally:
             agree(GO_ON, 1.0, module.device, self.world)
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """See to it that there is a model where the signal that stops us has ended our readers first."""
+        if self.has_lost_readers(exception):
+            self.state = "interrupted"
+            if self.best is None:
+                self.run_validation(module, self.steps(trainer))
+
+    def has_lost_readers(self, error: BaseException) -> bool:
+        """Whether a signal to the whole group (Ctrl-C, a cluster's SIGTERM) ended the processes that read."""
+        return self.world == 1 and lost_reader(error) is not None and self.hooks.stop_requested()
 
 
 def snapshot(module: SegmentationModule) -> ModelState:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from semseg_automl.artifacts.layout import replace_file
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError, ConfigError
 from semseg_automl.core.log import get_logger
-from semseg_automl.training.job import ModelState, TrainJob
+from semseg_automl.training.job import ModelState, TrainJob, TrainResult
 from semseg_automl.training.optim import optimizer_tensors
 from semseg_automl.training.validate import Validation
 
@@ -177,6 +178,33 @@ def read_checkpoint(path: str | Path) -> Checkpoint | None:
         return _assembled(values, tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
+
+
+def result_at(state: Checkpoint, n_train: int, ending: str) -> TrainResult:
+    """What a run had reached at its last validation, as the result of a run that ended there.
+
+    ``ending`` is the result's ``state``. Peak memory is not known: NaN.
+    """
+    best = state.best
+    return TrainResult(
+        state=ending,
+        score=best.score,
+        threshold=best.threshold,
+        metrics=best.metrics,
+        model=state.model,
+        steps=state.step,
+        epochs=state.step * state.config.optim.batch_size / n_train,
+        seconds=state.seconds,
+        train_seconds=state.train_seconds,
+        val_seconds=state.val_seconds,
+        seconds_per_step=state.train_seconds / max(1, state.step),
+        predict_seconds=best.seconds / max(1, best.pictures),
+        peak_memory_mb=math.nan,
+        n_trainable=sum(tensor.numel() for tensor in state.weights.values()),
+        history=state.history,
+        never_predicted=best.never_predicted,
+        complete=best.complete,
+    )
 
 
 def spent_seconds(path: str | Path) -> float | None:

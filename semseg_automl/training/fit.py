@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from semseg_automl.core.errors import TrainingError
+from semseg_automl.core.errors import DataError, TrainingError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.dataset import SegmentationDataset, collate
 from semseg_automl.data.fingerprint import class_pixels
@@ -32,6 +32,7 @@ from semseg_automl.training.checkpoint import Checkpoint, CheckpointFile, find_c
 from semseg_automl.training.feature_cache import attach_cache, forms
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.module import SegmentationModule
+from semseg_automl.training.readers import in_own_words
 
 _LOG = get_logger("training")
 _PATIENCE = datetime.timedelta(days=1)
@@ -161,23 +162,35 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
             return None if rank else _result(job, coach, module, start.step, start.seconds)
     with quiet_lightning(), seeded_noise(job, rank):
         trainer = _trainer(job, coach, max_steps - module.first_step, world)
-        try:
-            trainer.fit(module, train_dataloaders=_loader(job, train_set, rank, world, module.first_step))
-        except FloatingPointError as error:
-            if rank == 0 and coach.best_state is None:
-                raise TrainingError(f"Training stopped: {error}.") from error
-            coach.state = "nan"
-            _LOG.warning("Training stopped early: %s. The best weights so far are kept.", error)
-        except SystemExit as error:  # what Lightning makes of a second Ctrl-C
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            raise
+        _fit(trainer, module, _loader(job, train_set, rank, world, module.first_step), coach)
     if features is not None:
         _LOG.info("Feature cache: %d pictures read, %d computed.", features.read, features.computed)
     if rank:
         return None
     _LOG.info("Waiting for pictures: %.1f %% of the steps.", 100.0 * coach.data_share)
     return _result(job, coach, module, coach.steps(trainer), time.perf_counter() - started)
+
+
+def _fit(trainer: lightning.Trainer, module: SegmentationModule, loader: DataLoader, coach: Coach) -> None:
+    """Train; what leaves a usable model behind is no error."""
+    try:
+        trainer.fit(module, train_dataloaders=loader)
+    except FloatingPointError as error:
+        if coach.rank == 0 and coach.best_state is None:
+            raise TrainingError(f"Training stopped: {error}.") from error
+        coach.state = "nan"
+        _LOG.warning("Training stopped early: %s. The best weights so far are kept.", error)
+    except DataError as error:
+        if (plain := in_own_words(error)) is error:
+            raise
+        raise plain from None
+    except RuntimeError as error:
+        if not coach.has_lost_readers(error):
+            raise
+    except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _module(

@@ -26,6 +26,8 @@ from semseg_automl.training.job import ModelState, TrainJob, TrainResult
 
 JOB, RESULT, EVENTS, STOP = "job.json", "result.json", "events.jsonl", "stop"
 ERROR = "error-{}.json"
+PRUNED, INTERRUPTED, URGENT = "pruned", "interrupted", "urgent"
+"""What the launcher writes into STOP; after URGENT it waits only seconds (see ``Hooks.urgent``)."""
 _WEIGHTS, _INIT, _MODEL = "weights.safetensors", "init.safetensors", "result.safetensors"
 _OWN_FORM = ("config", "label_map", "train", "val", "weights", "scaling", "init")
 

@@ -7,11 +7,13 @@ processes on a CPU (gloo); the same code for several GPUs (NCCL) has not been ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +26,14 @@ from typing import Any
 
 import torch
 
-from semseg_automl.core.errors import ArtifactError, ConfigError, DataError, TrainingError, WeightsError
+from semseg_automl.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    SemsegError,
+    TrainingError,
+    WeightsError,
+)
 from semseg_automl.core.hardware import usable_cores
 from semseg_automl.core.log import LOGGER_NAME, get_logger
 from semseg_automl.models.checkpoints import resolve_weights
@@ -33,8 +42,11 @@ from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.job_files import (
     ERROR,
     EVENTS,
+    INTERRUPTED,
+    PRUNED,
     RESULT,
     STOP,
+    URGENT,
     Order,
     read_result,
     replace_text,
@@ -46,6 +58,8 @@ WORTH_STARTING = 30.0
 """Seconds that must be left for several processes: each loads torch and the weights anew."""
 _POLL_SECONDS = 0.1
 _OVERDUE_SECONDS = 300.0  # past the deadline: no step and picture takes that long, so they hang
+_URGENT_SECONDS = 5.0
+"""How long processes may take to hand over after SIGTERM; what they have validated lies in the checkpoint."""
 _LOG_LINES = 15
 _RAISED_AS_THEY_ARE: dict[str, type[Exception]] = {
     e.__name__: e for e in (ArtifactError, ConfigError, DataError, WeightsError, MemoryError)
@@ -107,6 +121,10 @@ def _train_in_processes(job: TrainJob, hooks: Hooks, folder: Path) -> TrainResul
         for rank in range(len(job.device_ids)):
             processes.append(_start(folder, rank, _environment(rank, len(job.device_ids), port)))
         _watch(processes, folder, hooks, deadline)
+    except OSError as error:
+        if isinstance(error, SemsegError):
+            raise
+        raise TrainingError(f"The files of the processes in {folder} can't be used: {error}.") from error
     finally:
         _end(processes)
     return read_result(folder)
@@ -162,20 +180,23 @@ def _start(folder: Path, rank: int, environment: dict[str, str]) -> subprocess.P
 def _watch(processes: list[subprocess.Popen], folder: Path, hooks: Hooks, deadline: float) -> None:
     """Pass events and stop requests on until rank 0 has its result; raise if a process fails."""
     events = _new_events(folder / EVENTS)
+    asked, end = "", deadline + _OVERDUE_SECONDS
     while True:
         codes = [process.poll() for process in processes]
         done = (folder / RESULT).exists()  # in this order: who ended well has written it
         for event in next(events):
-            if _pass_on(event, hooks):
-                replace_text(folder / STOP, "pruned")
+            if _pass_on(event, hooks) and not asked:
+                replace_text(folder / STOP, PRUNED)
         if done:
             return
         if any(codes) or codes[0] == 0:
             raise _failure(codes, folder)
-        if hooks.stop_requested():
-            replace_text(folder / STOP, "interrupted")
-        if time.time() > deadline + _OVERDUE_SECONDS:
-            raise TrainingError(f"The training processes hang.\n{_last_lines(folder, 0)}")
+        if hooks.stop_requested() and (word := URGENT if hooks.urgent() else INTERRUPTED) != asked:
+            replace_text(folder / STOP, word)
+            asked, end = word, time.time() + _URGENT_SECONDS if word == URGENT else end
+        if time.time() > end:
+            what = "were told to end at once and did not" if asked == URGENT else "hang"
+            raise TrainingError(f"The training processes {what}.\n{_last_lines(folder, 0)}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -240,9 +261,13 @@ def _log_file(folder: Path, rank: int) -> Path:
 
 
 def _end(processes: list[subprocess.Popen]) -> None:
-    """Kill what still runs: with the result written, or lost, nothing is left to do well."""
+    """Kill what still runs, with the processes that read pictures for it: nothing is left to do well."""
     for process in processes:
-        process.kill()
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # all of the group have ended
+                os.killpg(process.pid, signal.SIGKILL)
     for process in processes:
         process.wait()
         if process.stdin is not None:

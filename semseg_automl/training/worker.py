@@ -51,7 +51,8 @@ class EventLog(logging.Handler):
 
 def main(folder: Path, rank: int, world: int) -> int:
     """Train as process ``rank`` of ``world``; returns the exit status. Errors are left in the folder."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks for a stop
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them, too, and asks for a stop
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _work(folder, rank, world)
@@ -72,7 +73,14 @@ def _end_with_parent() -> None:
 def _work(folder: Path, rank: int, world: int) -> None:
     from semseg_automl.training.fit import train_rank
     from semseg_automl.training.job import Hooks
-    from semseg_automl.training.job_files import EVENTS, read_order, write_result
+    from semseg_automl.training.job_files import (
+        EVENTS,
+        INTERRUPTED,
+        PRUNED,
+        URGENT,
+        read_order,
+        write_result,
+    )
 
     order = read_order(folder)
     _limit_threads()
@@ -86,12 +94,13 @@ def _work(folder: Path, rank: int, world: int) -> None:
 
         def report(step: int, score: float) -> bool:
             log.write("report", step=step, score=score)
-            return stop() == "pruned"
+            return stop() == PRUNED
 
         hooks = Hooks(
             remaining=lambda: order.deadline - time.time(),
             report=report,
-            stop_requested=lambda: stop() == "interrupted",
+            stop_requested=lambda: stop() in (INTERRUPTED, URGENT),
+            urgent=lambda: stop() == URGENT,
             progress=log.progress,
         )
     result = train_rank(order.job, hooks, rank=rank, world=world)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.figures import keep
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
 
@@ -37,5 +39,6 @@ def test_five_kills() -> None:
 @pytest.mark.chaos
 def test_two_hundred_kills() -> None:
     found = kill(200, seed=2, timeout=1800)
+    keep("killed_saves", found)
     assert found["killed_amid_a_write"] >= 20, found  # the kills do come while something is written
     assert set(found["found"]) == {"model 0", "model 1"}

@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.chaos.figures import keep
 
 ROOT = Path(__file__).parents[2]
 PEAK_MIB = 1024
 
 
-def fuzz(count: int, seed: int, timeout: float) -> None:
+def fuzz(count: int, seed: int, timeout: float) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.run", str(count), str(seed)],
         cwd=ROOT,
@@ -27,6 +30,7 @@ def fuzz(count: int, seed: int, timeout: float) -> None:
     assert sum(found["outcomes"].values()) == count
     assert found["outcomes"].get("equal masks", 0) > 0  # the harness does load what is unharmed
     assert found["peak_mib"] is None or found["peak_mib"] < PEAK_MIB, found
+    return dict(found)
 
 
 def test_a_hundred_mutations() -> None:
@@ -35,4 +39,4 @@ def test_a_hundred_mutations() -> None:
 
 @pytest.mark.chaos
 def test_two_thousand_mutations() -> None:
-    fuzz(2000, seed=2, timeout=3600)
+    keep("mutated_models", fuzz(2000, seed=2, timeout=3600))

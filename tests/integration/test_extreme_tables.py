@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -91,24 +92,40 @@ def test_pictures_of_one_pixel(tmp_path: Path) -> None:
     assert seg.predict(images[0]).shape == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [(0, "Trying again in float32"), (15, "left the range of bf16-mixed. Going on in float32")],
+    ids=["at once", "after validations"],
+)
 def test_an_overflow_in_bfloat16_falls_back_to_float32_and_says_so(
-    textures: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    first: int,
+    words: str,
+    textures: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The plan is made to choose bfloat16, in which a layer answers with infinity."""
+    """The plan is made to choose bfloat16, in which a layer answers with infinity from a step on."""
     from semseg_automl.training import module
 
-    real = module.SegmentationModule.training_step
+    real, calls = module.SegmentationModule.training_step, itertools.count()
 
     def overflowing(self: module.SegmentationModule, batch: dict, index: int) -> torch.Tensor:
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu") and next(calls) >= first:
             batch = {**batch, "image": batch["image"] * torch.inf}
         return real(self, batch, index)
 
     monkeypatch.setattr(module.SegmentationModule, "training_step", overflowing)
     _plan_bfloat16(monkeypatch)
-    seg = tiny(tmp_path / "m", verbosity=1).fit(textures, **NO_SEARCH)
-    assert "Trying again in float32" in caplog.text
+    hyper = {**SMALL, "max_epochs": 4, "batch_size": 2}  # 20 steps
+    seg = tiny(tmp_path / "m", verbosity=1).fit(
+        textures, hyperparameters=hyper, hyperparameter_tune_kwargs=None
+    )
+    assert words in caplog.text
     check(seg, textures)
+    summary = seg.fit_summary(show=False)
+    assert summary["state"] == "finished" and summary["steps"] == 20
+    assert seg.leaderboard().set_index("model").loc["default", "reason"] in caplog.text
 
 
 def _plan_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

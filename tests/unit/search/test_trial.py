@@ -11,7 +11,7 @@ from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError, DataError, TrainingError
 from semseg_automl.search import trial
 from semseg_automl.search.trial import Attempt, run_trial
-from semseg_automl.training.job import Hooks, TrainJob
+from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from tests.unit.search.test_run import result
 
 EMPTY: Any = None
@@ -27,7 +27,10 @@ JOB = TrainJob(
 
 
 def attempt(
-    outcomes: list[Exception | float], monkeypatch: pytest.MonkeyPatch, job: TrainJob = JOB, **hooks: Any
+    outcomes: list[Exception | float | TrainResult],
+    monkeypatch: pytest.MonkeyPatch,
+    job: TrainJob = JOB,
+    **hooks: Any,
 ) -> tuple[Attempt, list[TrainJob]]:
     jobs: list[TrainJob] = []
 
@@ -36,7 +39,7 @@ def attempt(
         outcome = outcomes[len(jobs) - 1]
         if isinstance(outcome, Exception):
             raise outcome
-        return result(outcome)
+        return outcome if isinstance(outcome, TrainResult) else result(outcome)
 
     monkeypatch.setattr(trial, "train_on_devices", train)
     return run_trial(job, Hooks(**hooks)), jobs
@@ -68,6 +71,46 @@ def test_nan_in_bfloat16_is_tried_in_float32(monkeypatch: pytest.MonkeyPatch) ->
     assert found.result is not None and [j.precision for j in jobs] == ["bf16-mixed", "32-true"]
     found, jobs = attempt([error], monkeypatch, replace(JOB, precision="32-true"))
     assert found.result is None and "the loss is nan" in found.reason and len(jobs) == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_an_overflow_after_a_validation_goes_on_in_float32(
+    precision: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, overflown = replace(JOB, precision=precision), result(0.4, state="nan")
+    found, jobs = attempt([overflown, 0.5], monkeypatch, job)
+    assert found.result is not None and found.result.score == 0.5
+    assert [j.precision for j in jobs] == [precision, "32-true"]
+    assert f"left the range of {precision}. Going on in float32." in caplog.text
+    assert found.reason in caplog.text
+    found, jobs = attempt([overflown, 0.3], monkeypatch, job)
+    assert found.result is overflown and len(jobs) == 2  # what was better is kept
+    found, jobs = attempt([overflown, RuntimeError("no kernel")], monkeypatch, job)
+    assert found.result is overflown and found.reason == "RuntimeError: no kernel"
+    found, jobs = attempt([overflown, 0.5], monkeypatch, replace(JOB, precision="32-true"))
+    assert found.result is overflown and found.reason == "nan" and len(jobs) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "),
+        TrainingError("Training process 1 of 2: RuntimeError: DataLoader worker (pid(s) 12) exited\nlog"),
+        OSError(11, "Resource temporarily unavailable"),
+    ],
+    ids=["killed", "on several devices", "not started"],
+)
+def test_lost_readers_are_done_without(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, jobs = attempt([error, 0.5], monkeypatch, replace(JOB, num_workers=2))
+    assert found.result is not None and [j.num_workers for j in jobs] == [2, 0]
+    assert "num_workers=0" in found.reason and found.reason in caplog.text
+    if isinstance(error, OSError):
+        with pytest.raises(OSError, match="unavailable"):  # not of any reader
+            attempt([error], monkeypatch)
+    else:
+        assert attempt([error], monkeypatch)[0].result is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no kernel"), ConfigError("top_k must lie in 1..2")])
