@@ -12,7 +12,6 @@ from semseg_automl.core.config import RunConfig
 from semseg_automl.search.planner import (
     LEAST_SAMPLES,
     LEAST_SIDE,
-    MAX_CHAINS,
     MAX_CROP,
     MAX_SIDE,
     MAX_STEPS,
@@ -35,7 +34,7 @@ from semseg_automl.search.planner import (
     train_pixels,
 )
 from semseg_automl.search.request import FitRequest, TuneSettings
-from semseg_automl.search.rungs import ETA, chain_cost
+from semseg_automl.search.rungs import ETA, MAX_CHAINS, chain_cost
 from semseg_automl.search.space import Categorical, Real
 
 FACTS = Fingerprint(n_train=400, n_val=60, height=288, width=384, n_classes=2, foreground=0.1, thinness=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -97,6 +98,12 @@ class Machine:
         )
 
 
+@contextlib.contextmanager
+def alone(session: Any, _study: Any, _storage: Any) -> Iterator[tuple[Any, None]]:
+    """No helpers: there is no data that they could be given."""
+    yield session, None
+
+
 def search(
     machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
@@ -107,7 +114,8 @@ def search(
     for part in (run, trials, finish):
         monkeypatch.setattr(part, "run_trial", machine.run_trial)
     monkeypatch.setattr(finish, "score_model", machine.score_model)
-    monkeypatch.setattr(run, "probe_speed", lambda *_a: FAST)
+    monkeypatch.setattr(run, "measure", lambda *_a: (1, FAST))
+    monkeypatch.setattr(run, "crew_of", alone)
     empty: Any = None
     train: Any = SimpleNamespace(sizes=[(FACTS.height, FACTS.width)] * FACTS.n_train)
     job = TrainJob(
