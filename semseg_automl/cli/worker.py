@@ -15,7 +15,7 @@ from semseg_automl.cli.values import parse_devices
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.log import verbosity
 from semseg_automl.search.budget import catch_interrupt
-from semseg_automl.search.helper import GONE, help_search
+from semseg_automl.search.join import GONE, help_search
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

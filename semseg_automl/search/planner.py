@@ -243,12 +243,7 @@ def _schedule(
         trials, rungs = _plan_rungs(request, trials, searching, workers, horizon, validation)
         horizon = rungs[-1]
     workers = min(workers, trials)
-    if trials == 1:
-        reasons.append(f"1 model: {_why_no_search(request, spaces, remaining)}")
-    else:
-        reasons.append(f"up to {trials} trials over {', '.join(spaces)}, the default configuration first")
-    if workers > 1:
-        reasons.append(f"{workers} processes train trials side by side")
+    reasons += _in_words(request, spaces, remaining, trials, workers)
     if len(rungs) > 1:
         config = _paused(config, request.given, rungs, reasons)
     max_steps = math.ceil(most / batch) if epochs_fixed else MAX_STEPS
@@ -271,6 +266,16 @@ def _schedule(
         rungs=rungs,
         workers=workers,
     )
+
+
+def _in_words(
+    request: FitRequest, spaces: dict[str, Space], remaining: float, trials: int, workers: int
+) -> list[str]:
+    """How many models, and in how many processes."""
+    if trials == 1:
+        return [f"1 model: {_why_no_search(request, spaces, remaining)}"]
+    words = [f"up to {trials} trials over {', '.join(spaces)}, the default configuration first"]
+    return words + ([f"{workers} processes train trials side by side"] if workers > 1 else [])
 
 
 def expected_epochs(plan: Plan, print_: Fingerprint, probe: Probe) -> float:

@@ -88,15 +88,22 @@ def adapted(ends: tuple[float, ...], seconds: float) -> tuple[float, ...]:
     """The rungs of a search that goes on with ``seconds`` for each worker, which is not what was planned.
 
     Ends stay where they are, so that scores remain comparable. Upper rungs whose last leg no longer fits
-    are dropped (the time goes to lower ones and to the finish); where the time would hold
-    more than ``MAX_CHAINS`` chains a worker, a rung three times as far is put on top, and what had
-    reached the old top may go on to it.
+    are dropped (the time goes to lower ones and to the finish). Where the time would hold more than
+    ``MAX_CHAINS`` chains, a rung three times as far is put on top, as long as enough chains are begun to
+    leave one for it; what had reached the old top may go on to it.
     """
     if not math.isfinite(seconds):
         return ends
     found = list(ends)
     while len(found) > 1 and seconds < found[-1] - found[-2]:
         found.pop()
-    while len(found) >= len(ends) and seconds > MAX_CHAINS * chain_cost(len(found)) * found[-1]:
-        found.append(ETA * found[-1])
+    while len(found) >= len(ends) and _chains(found, seconds) > MAX_CHAINS:
+        more = [*found, ETA * found[-1]]
+        if _chains(more, seconds) < ETA ** (len(more) - 1):
+            break
+        found = more
     return tuple(found)
+
+
+def _chains(ends: Sequence[float], seconds: float) -> float:
+    return seconds / (chain_cost(len(ends)) * ends[-1])

@@ -33,7 +33,7 @@ def main(folder: Path, name: str, position: int) -> int:
 def _help(folder: Path, name: str, position: int) -> None:
     import torch
 
-    from semseg_automl.search.helper import help_search
+    from semseg_automl.search.join import help_search
     from semseg_automl.search.notice import crew_folder, read_notice
     from semseg_automl.search.run_folder import RunFolder
     from semseg_automl.training.worker import EventLog
