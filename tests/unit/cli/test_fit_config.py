@@ -98,4 +98,4 @@ def test_options_of_the_search_win_over_the_file_one_by_one(tmp_path: Path) -> N
     found = settings(build_parser().parse_args(line.split()))["hyperparameter_tune_kwargs"]
     assert found == {"num_trials": 5, "num_workers": 2, "max_memory": 900.0, "max_latency": 0.5}
     with pytest.raises(ConfigError, match="--no-search leaves no place for num_workers"):
-        settings(build_parser().parse_args("fit t.csv --no-search --search-workers 2".split()))
+        settings(build_parser().parse_args(["fit", "t.csv", "--no-search", "--search-workers", "2"]))
