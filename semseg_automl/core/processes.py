@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -54,17 +56,28 @@ def end_with_parent() -> None:
 
 
 def end_all(processes: Iterable[subprocess.Popen], patience: float = 0.0) -> None:
-    """Wait ``patience`` seconds in all for processes to end by themselves, then kill what still runs."""
+    """Wait ``patience`` seconds in all for processes to end by themselves, then kill what still runs.
+
+    What they have started (processes that read pictures) is in their group and ends, too, but on Windows.
+    """
     running, until = list(processes), time.monotonic() + patience
     for process in running:
         try:
             process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            _kill(process)
     for process in running:
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
+
+
+def _kill(process: subprocess.Popen) -> None:
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all of the group have ended
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def last_lines(log: Path, count: int = 15) -> str:
