@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("semseg_automl.cli.demo", "demo"),
     "weights": ("semseg_automl.cli.weights", "weights"),
     "doctor": ("semseg_automl.cli.doctor", "doctor"),
+    "worker": ("semseg_automl.cli.worker", "worker"),
     "completion": ("semseg_automl.cli.completion", "completion"),
 }
 """Verb -> module and function; the function takes the parsed arguments and returns the exit code."""

@@ -98,6 +98,9 @@ def _fit(parser: argparse.ArgumentParser) -> None:
         "--no-search", action="store_true", default=None, help="train one model, in its planned configuration"
     )
     searching.add_argument("--trials", type=int, metavar="N", help="of the search; default: what time allows")
+    add("--search-workers", type=int, metavar="N", help="processes that train trials; default: one per GPU")
+    add("--max-memory", type=float, metavar="MB", help="that training the model may take at its peak")
+    add("--max-latency", type=float, metavar="SECONDS", help="that the model may take for a picture")
     add("--storage", metavar="URL", help="Optuna storage of the search")
     add("--init-from", metavar="MODEL", help="a model whose adapter and head start the training")
     add("--resume", action="store_true", default=None, help="go on from the model that lies in --path")
@@ -206,6 +209,15 @@ def _weights(parser: argparse.ArgumentParser) -> None:
     fetch.add_argument("name", metavar="NAME", help=", ".join(BACKBONES))
 
 
+def _worker(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("path", metavar="MODEL", help="folder that a fit is writing into, on a disk that both can see")
+    add("--storage", metavar="URL", help="Optuna storage of the search; default: as the fit names it")
+    add("--devices", help="the first of these trains: auto, cpu, cuda:1, ...; default: auto")
+    add("--threads", type=int, metavar="N", help="for arithmetic on the CPU; default: all cores")
+    add("--name", metavar="NAME", help="on the leaderboard; default: host and process")
+
+
 def _completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="whose script is printed")
 
@@ -224,5 +236,6 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "demo": ("a whole run on a small problem, with a picture", _demo),
     "weights": ("what weights are here; fetch some", _weights),
     "doctor": ("this machine: devices, memory, what fits, versions, weights", _nothing),
+    "worker": ("join a running search from another shell or machine", _worker),
     "completion": ("a script that completes commands in your shell", _completion),
 }

@@ -27,6 +27,13 @@ _SAME = (
     *("problem_type", "image", "label", "eval_metric", "backbone", "path", "time_limit", "tuning_data"),
     *("holdout_frac", "groups", "presets", "storage", "init_from", "resume"),
 )
+_OF_THE_SEARCH = {
+    "trials": "num_trials",
+    "search_workers": "num_workers",
+    "max_memory": "max_memory",
+    "max_latency": "max_latency",
+}
+"""Options -> keys of ``hyperparameter_tune_kwargs``."""
 _PATHS = ("train_data", "tuning_data", "path", "init_from")
 
 
@@ -65,10 +72,15 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     if args.verbose or args.quiet or "verbosity" not in values:
         values["verbosity"] = verbosity_of(args)
     values |= {name: value for name, value in _options(args).items() if value is not None}
+    asked = {name: getattr(args, option) for option, name in _OF_THE_SEARCH.items()}
+    asked = {name: value for name, value in asked.items() if value is not None}
     if args.no_search:
+        if asked:
+            raise ConfigError(f"--no-search leaves no place for {', '.join(asked)}. Leave one of them out.")
         values["hyperparameter_tune_kwargs"] = None
-    elif args.trials is not None:
-        values["hyperparameter_tune_kwargs"] = {"num_trials": args.trials}
+    elif asked:
+        before = values.get("hyperparameter_tune_kwargs")
+        values["hyperparameter_tune_kwargs"] = (before if isinstance(before, dict) else {}) | asked
     if args.ignore_index is not None:  # "none" is a value
         values["ignore_index"] = parse_ignore_index(args.ignore_index)
     if "train_data" not in values:

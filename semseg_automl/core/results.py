@@ -13,7 +13,8 @@ class ModelRow:
     """One line of the leaderboard. Times are seconds, memory is MiB, NaN where it does not apply.
 
     ``state``: "finished", "time" (ended by the clock), "pruned", "interrupted", "nan", "failed" or
-    "baseline"; ``reason`` says why a model ended early.
+    "baseline"; ``reason`` says why a model ended early. ``worker``: the process that trained it last, "main"
+    or a helper of the search.
     """
 
     model: str
@@ -27,6 +28,7 @@ class ModelRow:
     predict_time: float = math.nan
     n_trainable: int = 0
     peak_memory_mb: float = math.nan
+    worker: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready dict; NaN becomes None."""

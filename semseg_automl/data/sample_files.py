@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ from semseg_automl.core.errors import DataError
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.images import describe, read_image
 from semseg_automl.data.masks import MaskSource, read_raw_mask
-from semseg_automl.data.sources import MaskStack
+from semseg_automl.data.sources import MaskStack, as_path
 
 _ALIGNMENT = 64
 
@@ -63,6 +64,33 @@ def read_samples(stored: Mapping[str, Any], file: Path) -> Samples:
         sizes=tuple((int(h), int(w)) for h, w in stored["sizes"]),
         index=pd.Index(stored["rows"], dtype=object),
     )
+
+
+def in_files(samples: Samples) -> bool:
+    """Whether every picture and mask is a file, so that other processes can read them without a copy."""
+    return all(_is_file(source) for source in (*samples.images, *(samples.masks or ())))
+
+
+def _is_file(source: MaskSource | None) -> bool:
+    if isinstance(source, MaskStack):
+        return all(_is_file(part) for part in source.parts)
+    return source is None or isinstance(source, str | os.PathLike)
+
+
+def anchored(samples: Samples) -> Samples:
+    """The samples with absolute paths, for processes that work in another folder."""
+    masks = samples.masks
+    return replace(
+        samples,
+        images=tuple(_anchor(source) for source in samples.images),
+        masks=None if masks is None else tuple(_anchor(source) for source in masks),
+    )
+
+
+def _anchor(source: Any) -> Any:
+    if isinstance(source, MaskStack):
+        return MaskStack(parts=tuple(None if part is None else _anchor(part) for part in source.parts))
+    return os.path.abspath(as_path(source)) if isinstance(source, str | os.PathLike) else source
 
 
 def _pack(source: MaskSource, decode: Callable[[Any], np.ndarray], stream: BinaryIO) -> str | dict[str, Any]:

@@ -93,13 +93,15 @@ class Keeper:
         best = outcome.best
         if best is None or outcome.best_config is None:
             return
-        if not self._replaces_earlier(best.score):
+        keeps = outcome.keeps_limits(best)
+        if not self._replaces_earlier(best.score, keeps):
             return
         info = {
             **self.facts,
             "fit_id": uuid.uuid4().hex,
             "eval_metric": self.metric,
             "score_val": best.score,
+            "keeps_limits": keeps,
             "n_train": len(self.tables.train),
             "n_val": len(self.tables.val),
             "train_pictures": PictureSizes.of(self.tables.train.sizes).to_json(),
@@ -204,14 +206,18 @@ class Keeper:
         _LOG.error("The model is not on disk, only in this process: make room and call save(path).")
         return self.folder
 
-    def _replaces_earlier(self, score: float) -> bool:
-        """A model without a summary is of this very run, which was killed: the same again is no worse."""
+    def _replaces_earlier(self, score: float, keeps_limits: bool) -> bool:
+        """Whether a model is better; first of all one that keeps the limits on memory and latency.
+
+        A model without a summary is of this very run, which was killed: the same again is no worse.
+        """
         earlier = self.earlier
-        return (
-            earlier is None
-            or _better(score, earlier.model.score)
-            or (not earlier.summary and score == earlier.model.score)
-        )
+        if earlier is None:
+            return True
+        kept = bool(earlier.model.info.get("keeps_limits", True))
+        if kept != keeps_limits:
+            return keeps_limits
+        return _better(score, earlier.model.score) or (not earlier.summary and score == earlier.model.score)
 
     def _earlier_rows(self) -> list[ModelRow]:
         return [] if self.earlier is None else [row for row in self.earlier.rows if row.model != BASELINE]
@@ -234,6 +240,7 @@ class Keeper:
             "progress": [list(point) for point in outcome.course],
             "search": outcome.table,
             "parameters": {"trainable": best.n_trainable},
+            "keeps_limits": outcome.keeps_limits(best),
             "seconds": {
                 "total": total,
                 **before,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -98,15 +100,28 @@ def _tune_settings(
         return (TuneSettings(), True) if preset.search or spaces else (None, False)
     if not isinstance(tune_kwargs, Mapping):
         raise ConfigError(f"hyperparameter_tune_kwargs must be 'auto', None or a dict, got {tune_kwargs!r}.")
-    known = {"num_trials", "sampler", "pruner", "num_workers"}
+    known = {f.name for f in dataclasses.fields(TuneSettings)}
     for key in tune_kwargs:
         if key not in known:
             raise unknown_name("key of hyperparameter_tune_kwargs", key, known)
-    trials = tune_kwargs.get("num_trials")
-    if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 1):
-        raise ConfigError(f"num_trials must be a whole number of at least 1, got {trials!r}.")
-    if tune_kwargs.get("num_workers") not in (None, 1):
+    settings = TuneSettings(**tune_kwargs)
+    _check_tune_settings(settings)
+    return settings, False
+
+
+def _check_tune_settings(tune: TuneSettings) -> None:
+    for name in ("num_trials", "num_workers"):
+        value = getattr(tune, name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    for name, unit in (("max_memory", "MB"), ("max_latency", "seconds per picture")):
+        value = getattr(tune, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < math.inf):
+            raise ConfigError(f"{name} must be a positive number of {unit}, got {value!r}.")
+    own = [name for name in ("sampler", "pruner") if getattr(tune, name) is not None]
+    if own and (tune.num_workers or 1) > 1:
         raise ConfigError(
-            "num_workers of the search: trials run one after another here; use 1 or leave it out."
+            f"num_workers={tune.num_workers} with a {own[0]} of your own: other processes can't have the "
+            f"object. Use num_workers=1, or leave {own[0]} out."
         )
-    return TuneSettings(**tune_kwargs), False

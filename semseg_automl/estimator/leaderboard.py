@@ -25,7 +25,7 @@ _TIMES = ("fit_time", "seconds_per_step", "predict_time", "n_trainable", "peak_m
 def leaderboard_frame(seg: SemanticSegmentor, data: Any = None) -> pd.DataFrame:
     """One row per model, best validation score first; failed models last."""
     frame = pd.DataFrame([_flat(row) for row in seg._rows])
-    columns = ["model", "score_val", "state", "reason", *hyperparameter_names(), *_TIMES]
+    columns = ["model", "score_val", "state", "reason", *hyperparameter_names(), *_TIMES, "worker"]
     if data is not None:
         frame["score_test"] = [_test_score(seg, row, data) for row in seg._rows]
         columns.insert(2, "score_test")

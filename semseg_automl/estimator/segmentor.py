@@ -142,7 +142,10 @@ class SemanticSegmentor(Looks, BaseEstimator):
         hyperparameters : mapping, optional
             Name -> value, list of choices or ``semseg_automl.space`` entry.
         hyperparameter_tune_kwargs : "auto", None or mapping
-            "auto": search as far as there is time; None: no search; or num_trials, sampler, pruner.
+            "auto": search as far as there is time; None: no search; or a dict of num_trials, sampler,
+            pruner, num_workers (processes that train trials side by side; default: one per GPU, on a
+            CPU what a measurement says), max_memory (MB, at the peak of a training) and max_latency
+            (seconds per picture). A model that breaks one of the two is kept only where none keeps them.
         groups : column name or array, optional
             Rows of one group stay on one side of the split.
         holdout_frac : float, optional

@@ -229,11 +229,24 @@ class memory_probe:
 
 
 def peak_memory_mb(kind: str = "cpu") -> float:
-    """Peak memory so far in MB (1e6 bytes): CUDA's allocator, or this process's; NaN if unknown."""
+    """Peak memory in MB (1e6 bytes) since :func:`restart_peak`: CUDA's allocator, or this process's; NaN if
+    unknown."""
     if kind in ("cuda", "gpu") and torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
     peak = peak_resident()
     return math.nan if peak is None else peak / 1e6
+
+
+def restart_peak(kind: str = "cpu") -> None:
+    """Let :func:`peak_memory_mb` count from now on, where the system can: on CUDA, and on Linux.
+
+    What a process has freed and kept is given back first, else it would count as in use.
+    """
+    if kind in ("cuda", "gpu") and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    trim_freed_memory()
+    _reset_peak()
 
 
 def peak_resident() -> int | None:

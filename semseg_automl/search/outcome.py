@@ -8,7 +8,9 @@ from typing import Any
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.results import ModelRow
+from semseg_automl.search.limits import Limits
 from semseg_automl.search.planner import Plan
+from semseg_automl.search.study import MAIN
 from semseg_automl.search.trial import Attempt
 from semseg_automl.training.checkpoint import Checkpoint, result_at
 from semseg_automl.training.job import TrainResult
@@ -19,6 +21,7 @@ class Outcome:
     """Grows while the search runs, so that an interruption loses nothing."""
 
     plan: Plan
+    limits: Limits = field(default_factory=Limits)
     rows: list[ModelRow] = field(default_factory=list)
     best: TrainResult | None = None
     best_config: RunConfig | None = None
@@ -37,7 +40,7 @@ class Outcome:
         return sum(self._worked.values())
 
     def add(self, name: str, config: RunConfig, attempt: Attempt) -> bool:
-        """Record one model; returns whether it is the best so far."""
+        """Record one model of this process; returns whether it is the best so far."""
         return self.adopt(row_of(name, config, attempt), config, attempt.result)
 
     def adopt(
@@ -45,9 +48,13 @@ class Outcome:
     ) -> bool:
         """Record a model's row, in place of an earlier row of the same name, and its result.
 
-        A model that went on and failed keeps the score that it had. ``before``: seconds of work in
-        the result that belong to another row.
+        A model that went on and failed keeps the score that it had. One that breaks a limit says so in its
+        row, and is the best only as long as none keeps them. ``before``: seconds of work in the result
+        that belong to another row.
         """
+        complaint = self.limits.complaint(row.peak_memory_mb, row.predict_time)
+        if complaint and complaint not in row.reason:
+            row = replace(row, reason=f"{row.reason}; {complaint}" if row.reason else complaint)
         number = next((i for i, known in enumerate(self.rows) if known.model == row.model), None)
         if number is None:
             self.rows.append(row)
@@ -56,10 +63,20 @@ class Outcome:
         if result is None:
             return False
         self._worked[row.model] = result.train_seconds + result.val_seconds - before
-        better = self.best is None or _rank(result) > _rank(self.best)
+        better = self.best is None or self._rank(result) > self._rank(self.best)
         if better:
             self.best, self.best_config, self.best_name = result, config, row.model
         return better
+
+    def keeps_limits(self, result: TrainResult) -> bool:
+        """Whether a model takes no more memory and time than it may."""
+        return self.limits.kept(result.peak_memory_mb, result.predict_seconds)
+
+    def _rank(self, result: TrainResult) -> tuple[bool, bool, bool, float]:
+        """Models in order: those that keep the limits first, then defined scores, then scores of all
+        validation pictures, then the score."""
+        defined = not math.isnan(result.score)
+        return self.keeps_limits(result), defined, result.complete, result.score if defined else 0.0
 
     def follow(self, result: TrainResult, now: float) -> None:
         """Add a result's validations, the run having ended ``now``, to the course of the best score."""
@@ -68,14 +85,8 @@ class Outcome:
                 self.course.append((round(now - (result.seconds - at), 2), score))
 
 
-def _rank(result: TrainResult) -> tuple[bool, bool, float]:
-    """Models in order: defined scores first, then scores of all validation pictures, then the score."""
-    defined = not math.isnan(result.score)
-    return defined, result.complete, result.score if defined else 0.0
-
-
-def row_of(name: str, config: RunConfig, attempt: Attempt) -> ModelRow:
-    """One leaderboard row of a trained or failed model."""
+def row_of(name: str, config: RunConfig, attempt: Attempt, worker: str = MAIN) -> ModelRow:
+    """One leaderboard row of a model that a worker trained, or failed to."""
     result = attempt.result
     if result is None:
         return ModelRow(
@@ -85,6 +96,7 @@ def row_of(name: str, config: RunConfig, attempt: Attempt) -> ModelRow:
             reason=attempt.reason,
             config=config.to_json(),
             fit_time=attempt.seconds,
+            worker=worker,
         )
     return ModelRow(
         model=name,
@@ -98,6 +110,7 @@ def row_of(name: str, config: RunConfig, attempt: Attempt) -> ModelRow:
         predict_time=result.predict_seconds,
         n_trainable=result.n_trainable,
         peak_memory_mb=result.peak_memory_mb,
+        worker=worker,
     )
 
 

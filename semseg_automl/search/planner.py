@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from semseg_automl.core.config import ImageSize, RunConfig
 from semseg_automl.search.request import FitRequest
-from semseg_automl.search.rungs import ETA, MAX_RUNGS, chain_cost, rung_ends
+from semseg_automl.search.rungs import ETA, MAX_CHAINS, MAX_RUNGS, chain_cost, rung_ends
 from semseg_automl.search.space import Categorical, Space, default_space
 
 STRIDE = 32
@@ -41,8 +41,6 @@ last moment. leaf_disease, half of the usual time, two splits of its training ta
 with it, 0.526 and 0.614 without."""
 MAX_TRIALS = 20
 """Planned trials at most: where more would fit, each gets more time instead."""
-MAX_CHAINS = 40
-"""The same where trials are paused at rungs, and most of them end at the first one."""
 SHORTEST_RUNG, RUNG_VALIDATIONS = 20.0, 8.0
 """A rung takes so many seconds at least (the network is built anew for each), and so many validations."""
 RUNG_WARMUP = 0.15
@@ -84,7 +82,8 @@ class Plan:
     """What will be done. ``trials`` = 1 means no search of ``spaces``. ``horizon`` is a trial's share of the
     clock in seconds (inf without a limit), ``rungs`` where on the way there it may be paused (seconds
     of training, the last one is ``horizon``), ``finish`` what is kept for continuing the best trial,
-    ``reserve`` for storing it; ``reasons`` says in plain words why."""
+    ``reserve`` for storing it; ``workers`` is the number of processes that train trials side by side;
+    ``reasons`` says in plain words why."""
 
     config: RunConfig
     trials: int
@@ -96,6 +95,7 @@ class Plan:
     finish: float
     reasons: tuple[str, ...]
     rungs: tuple[float, ...] = (math.inf,)
+    workers: int = 1
 
 
 def side_of(size: ImageSize) -> int:
@@ -166,8 +166,13 @@ def _sizes(natural: int, *, thin: bool) -> Iterator[tuple[int, int]]:
     yield from ((side, limit) for side in range(natural, LEAST_SIDE - 1, -STRIDE))
 
 
-def make_plan(request: FitRequest, print_: Fingerprint, probe: Probe, remaining: float) -> Plan:
-    """Decide sizes, steps and search from facts; no clock, no network, no randomness."""
+def make_plan(
+    request: FitRequest, print_: Fingerprint, probe: Probe, remaining: float, workers: int = 1
+) -> Plan:
+    """Decide sizes, steps and search from facts; no clock, no network, no randomness.
+
+    ``workers`` processes may train trials side by side, each at the speed of the probe.
+    """
     config, reasons = request.config, []
     side = side_of(config.model.image_size)
     if "image_size" not in request.given:
@@ -189,7 +194,7 @@ def make_plan(request: FitRequest, print_: Fingerprint, probe: Probe, remaining:
         reasons.append(f"the first {SMALL_SHARE:.0%} of a training on {shrunk}: more steps")
     sample = full * mean_cost(config.optim.small_share, config.optim.small_scale)
     validation = print_.n_val * train_pixels(print_, side, None) * probe.predict_seconds_per_mpx
-    return _schedule(request, config, print_, probe, remaining, sample, validation, reasons)
+    return _schedule(request, config, print_, probe, remaining, workers, sample, validation, reasons)
 
 
 def starts_small(
@@ -219,6 +224,7 @@ def _schedule(
     print_: Fingerprint,
     probe: Probe,
     remaining: float,
+    workers: int,
     sample: float,
     validation: float,
     reasons: list[str],
@@ -228,17 +234,16 @@ def _schedule(
     epochs_fixed = "max_epochs" in request.given or not math.isfinite(remaining)
     spaces = dict(request.spaces) or default_space(config.adapter)
     spaces = {k: v for k, v in spaces.items() if k not in request.given}
-    trials = _n_trials(request, spaces, remaining, sample * (most if epochs_fixed else SEARCH_SAMPLES))
-    horizon = remaining if trials == 1 else (1.0 - request.finish_share) * remaining / trials
+    searching = (1.0 - request.finish_share) * remaining
+    one = sample * (most if epochs_fixed else SEARCH_SAMPLES)
+    trials = _n_trials(request, spaces, workers * searching, one)
+    horizon = remaining if trials == 1 else min(searching, workers * searching / trials)
     rungs: tuple[float, ...] = (horizon,)
     if trials > 1 and not epochs_fixed and _may_pause(request):
-        seconds = (1.0 - request.finish_share) * remaining
-        trials, rungs = _plan_rungs(request, trials, seconds, horizon, validation)
+        trials, rungs = _plan_rungs(request, trials, searching, workers, horizon, validation)
         horizon = rungs[-1]
-    if trials == 1:
-        reasons.append(f"1 model: {_why_no_search(request, spaces, remaining)}")
-    else:
-        reasons.append(f"up to {trials} trials over {', '.join(spaces)}, the default configuration first")
+    workers = min(workers, trials)
+    reasons += _in_words(request, spaces, remaining, trials, workers)
     if len(rungs) > 1:
         config = _paused(config, request.given, rungs, reasons)
     max_steps = math.ceil(most / batch) if epochs_fixed else MAX_STEPS
@@ -259,7 +264,18 @@ def _schedule(
         finish=request.finish_share * remaining if trials > 1 and math.isfinite(remaining) else 0.0,
         reasons=tuple(reasons),
         rungs=rungs,
+        workers=workers,
     )
+
+
+def _in_words(
+    request: FitRequest, spaces: dict[str, Space], remaining: float, trials: int, workers: int
+) -> list[str]:
+    """How many models, and in how many processes."""
+    if trials == 1:
+        return [f"1 model: {_why_no_search(request, spaces, remaining)}"]
+    words = [f"up to {trials} trials over {', '.join(spaces)}, the default configuration first"]
+    return words + ([f"{workers} processes train trials side by side"] if workers > 1 else [])
 
 
 def expected_epochs(plan: Plan, print_: Fingerprint, probe: Probe) -> float:
@@ -297,9 +313,9 @@ def _may_pause(request: FitRequest) -> bool:
 
 
 def _plan_rungs(
-    request: FitRequest, trials: int, seconds: float, horizon: float, validation: float
+    request: FitRequest, trials: int, seconds: float, workers: int, horizon: float, validation: float
 ) -> tuple[int, tuple[float, ...]]:
-    """Number of trials and the ends of their rungs, to fill ``seconds``.
+    """Number of trials and the ends of their rungs, to fill ``seconds`` of each worker.
 
     A wanted number of trials decides how long they are; else their length (``horizon``, at least a
     decent training each) decides how many are started. As many rungs as leave one chain for the
@@ -310,23 +326,23 @@ def _plan_rungs(
     for n_rungs in range(MAX_RUNGS, 1, -1):
         cost = chain_cost(n_rungs)
         top = max(horizon, shortest * ETA ** (n_rungs - 1))
-        number = wanted or min(MAX_CHAINS, int(seconds / (cost * top)))
+        number = wanted or min(MAX_CHAINS * workers, int(workers * seconds / (cost * top)))
         if number >= ETA ** (n_rungs - 1):
-            ends = rung_ends(seconds / (cost * number), shortest)
+            ends = rung_ends(min(seconds, workers * seconds / (cost * number)), shortest)
             if len(ends) >= n_rungs:
                 return number, ends[-n_rungs:]
     return trials, (horizon,)
 
 
-def _n_trials(request: FitRequest, spaces: dict[str, Space], remaining: float, trial: float) -> int:
+def _n_trials(request: FitRequest, spaces: dict[str, Space], seconds: float, trial: float) -> int:
     """How many trials of ``trial`` seconds fit; a search that was asked for has at least two."""
     if request.tune is None or not spaces:
         return 1
     if request.tune.num_trials is not None:
         return request.tune.num_trials
-    if not math.isfinite(remaining):
+    if not math.isfinite(seconds):
         return 1
-    fitting = int((1.0 - request.finish_share) * remaining / max(trial, 1e-6))
+    fitting = int(seconds / max(trial, 1e-6))
     asked_for = bool(request.spaces) or not request.auto_tune
     return max(2 if asked_for else 1, min(MAX_TRIALS, fitting))
 

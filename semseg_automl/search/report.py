@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 
-from semseg_automl.search.study import CONTINUES, REQUEUED, SCORE, chains_of, root_of
+from semseg_automl.search.study import CONTINUES, REQUEUED, SCORE, WORKER, chains_of, root_of
 
 
 def search_table(study: optuna.Study) -> list[dict[str, Any]]:
@@ -15,7 +15,8 @@ def search_table(study: optuna.Study) -> list[dict[str, Any]]:
     ``trial``: its number; ``model``: the leaderboard's name for its chain; ``rung``: how often the
     chain was paused before it; ``continues`` and ``requeue_of``: numbers of other trials, or None;
     ``state``: Optuna's; ``score``: of the model that was kept, greater is better, None where it failed;
-    ``started`` and ``ended``: seconds since the first trial began; ``params``.
+    ``started`` and ``ended``: seconds since the first trial began; ``worker``: the process that ran it;
+    ``params``.
     """
     trials = study.get_trials(deepcopy=False)
     names = {chain.root: chain.name for chain in chains_of(trials)}
@@ -38,6 +39,7 @@ def search_table(study: optuna.Study) -> list[dict[str, Any]]:
                 "score": trial.user_attrs.get(SCORE),
                 "started": round((trial.datetime_start - min(begun)).total_seconds(), 2),
                 "ended": None if ended is None else round((ended - min(begun)).total_seconds(), 2),
+                "worker": trial.user_attrs.get(WORKER),
                 "params": dict(trial.params),
             }
         )

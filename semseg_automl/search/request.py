@@ -13,12 +13,19 @@ from semseg_automl.search.space import Space
 
 @dataclass(frozen=True, kw_only=True)
 class TuneSettings:
-    """The user's ``hyperparameter_tune_kwargs``; ``num_trials=None`` means as many as fit."""
+    """The user's ``hyperparameter_tune_kwargs``.
+
+    ``num_trials=None``: as many as fit; ``num_workers=None``: one process per GPU, on a CPU what a
+    measurement says. ``max_memory`` (MB at its peak while training) and ``max_latency`` (seconds per
+    predicted picture) are what a model may take, both as the leaderboard measures them.
+    """
 
     num_trials: int | None = None
     sampler: Any = None
     pruner: Any = None
     num_workers: int | None = None
+    max_memory: float | None = None
+    max_latency: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

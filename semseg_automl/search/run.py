@@ -12,14 +12,17 @@ import optuna
 
 from semseg_automl.core.errors import ArtifactError, ConfigError, TrainingError
 from semseg_automl.core.log import get_logger
+from semseg_automl.models.devices import peak_memory_mb
 from semseg_automl.search.budget import Budget, Interrupt
-from semseg_automl.search.facts import probe_speed
+from semseg_automl.search.crew import crew_of
 from semseg_automl.search.finish import finish
+from semseg_automl.search.limits import Limits
 from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Fingerprint, Plan, expected_epochs, make_plan
 from semseg_automl.search.report import search_table
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.run_folder import RunFolder, Start
+from semseg_automl.search.rungs import adapted, chain_cost
 from semseg_automl.search.session import Session
 from semseg_automl.search.storage import open_storage
 from semseg_automl.search.study import (
@@ -33,6 +36,7 @@ from semseg_automl.search.study import (
 )
 from semseg_automl.search.trial import Attempt, run_trial
 from semseg_automl.search.trials import go_on, run_trials
+from semseg_automl.search.workers import fixed_workers, measure
 from semseg_automl.training.checkpoint import read_checkpoint, result_at
 from semseg_automl.training.feature_cache import worth_caching
 from semseg_automl.training.feature_store import make_store_folder, remove_store_folder
@@ -51,10 +55,16 @@ def plan_fit(
     """
     start = files.read_start()
     if start is None:
-        probe = probe_speed(job, print_, budget.remaining())
-        plan = make_plan(request, print_, probe, budget.remaining())
+        workers, probe = measure(request, job, print_, budget.remaining())
+        plan = make_plan(request, print_, probe, budget.remaining(), workers)
         files.write_start(
-            Start(config=plan.config, probe=probe, rungs=plan.rungs, problem=_problem(request, job))
+            Start(
+                config=plan.config,
+                probe=probe,
+                rungs=plan.rungs,
+                problem=_problem(request, job),
+                workers=workers,
+            )
         )
     else:
         probe = start.probe
@@ -63,9 +73,10 @@ def plan_fit(
                 f"resume=True: the fit that was cut short learned {start.problem}, now it is "
                 f"{_problem(request, job)}. Start in another folder."
             )
-        plan = make_plan(gone_on(request, start), print_, probe, budget.remaining())
+        workers = fixed_workers(request, job, budget.remaining()) or start.workers
+        plan = make_plan(gone_on(request, start), print_, probe, budget.remaining(), workers)
         if len(start.rungs) > 1:
-            plan = replace(plan, rungs=start.rungs, horizon=start.rungs[-1])
+            plan = go_on_with_rungs(plan, start.rungs, request, budget.remaining())
     kept, reason = worth_caching(
         plan.config, job.train.sizes, expected_epochs(plan, print_, probe), job.accelerator
     )
@@ -75,6 +86,26 @@ def plan_fit(
     if kept and request.folder is not None:
         job = replace(job, feature_cache=make_store_folder(request.folder))
     return plan, job
+
+
+def go_on_with_rungs(plan: Plan, rungs: tuple[float, ...], request: FitRequest, remaining: float) -> Plan:
+    """A plan for the time that is left, with the rungs of the run that was cut short, or fewer, or more.
+
+    Scores at a rung stay comparable, since its end does not move. See ``rungs.adapted``.
+    """
+    seconds = (1.0 - request.finish_share) * remaining
+    fitting, trials = adapted(rungs, seconds), plan.trials
+    if math.isfinite(seconds):
+        wanted = request.tune.num_trials if request.tune is not None else None
+        trials = wanted or max(1, int(plan.workers * seconds / (chain_cost(len(fitting)) * fitting[-1])))
+    ends = ", ".join(f"{end:.0f}" for end in fitting)
+    told = f"goes on: trials are paused after {ends} s" + (
+        ""
+        if fitting == rungs
+        else f", {len(fitting)} rungs instead of {len(rungs)} for the time that is left"
+    )
+    reasons = tuple(line for line in plan.reasons if not line.startswith("trials are paused"))
+    return replace(plan, rungs=fitting, horizon=fitting[-1], trials=trials, reasons=(*reasons, told))
 
 
 def _problem(request: FitRequest, job: TrainJob) -> str:
@@ -125,10 +156,11 @@ def run_search(
     """
     started = time.perf_counter()
     files = RunFolder(request.folder)
+    limits = _measurable(Limits.of(request.tune), job)
     storage = open_storage(request.storage, None) if request.storage is not None else None
     resumed = files.is_open
     plan, job = plan_fit(request, job, print_, budget, files)
-    outcome = Outcome(plan=plan)
+    outcome = Outcome(plan=plan, limits=limits)
     outcome.seconds["probe_and_plan"] = time.perf_counter() - started
     session = Session(
         request=request,
@@ -154,7 +186,25 @@ def run_search(
     if outcome.best is None:
         reasons = [row.reason for row in outcome.rows]
         raise TrainingError(f"No model could be trained. First cause: {reasons[0] if reasons else 'no time'}")
+    if not outcome.keeps_limits(outcome.best):
+        best = outcome.best
+        _LOG.warning(
+            "No model keeps the limits. The one that is kept, %s, %s. Search image_size or the adapter, take "
+            "a smaller backbone, or raise the limit.",
+            outcome.best_name,
+            limits.complaint(best.peak_memory_mb, best.predict_seconds),
+        )
     return outcome
+
+
+def _measurable(limits: Limits, job: TrainJob) -> Limits:
+    """The limits, if this system can tell what a model takes."""
+    if limits.max_memory is not None and math.isnan(peak_memory_mb(job.accelerator)):
+        raise ConfigError(
+            f"max_memory={limits.max_memory:g}: this system doesn't tell what a training takes "
+            f"on {job.accelerator}. Leave it out."
+        )
+    return limits
 
 
 def _one_model(session: Session) -> None:
@@ -194,7 +244,11 @@ def _search(session: Session, storage: optuna.storages.BaseStorage | None, *, re
         study = _begin(session, None, resumed=False)
     try:
         if session.plan.trials > 1 or session.outcome.best is None:
-            run_trials(session, study)
+            with crew_of(session, study, session.request.storage) as (led, crew):
+                if crew is None:
+                    run_trials(led, study)
+                else:
+                    run_trials(led, study, most=crew.most, see=crew.see)
     except OSError as error:
         _LOG.warning(_NO_JOURNAL, error)
         study = in_memory(study)
@@ -219,7 +273,9 @@ def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, res
         )
     if known:
         if settings.sampler is None:
-            study.sampler = own_sampler(request.seed + known)  # not the same draws again
+            study.sampler = own_sampler(
+                request.seed + known, limited=Limits.of(settings).any
+            )  # not the same draws again
         go_on(session, study, lambda _trial: True)  # this process holds the folder: no other trains
     else:
         enqueue_default(study, plan.config, plan.spaces)

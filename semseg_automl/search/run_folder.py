@@ -7,6 +7,8 @@
       clock.json                   seconds used, over all runs, a few seconds old at most
       NAME.safetensors             the state of a model that is not finished (training.checkpoint)
       journal.log                  the trials of a search, as an Optuna journal
+      turn.lock                    held by the process that decides what is trained next
+      crew/                        what helpers of a search need and say (search.notice)
 
 A fit that ends well removes it; the journal stays, as ``model/study.log``.
 """
@@ -19,9 +21,12 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from semseg_automl.artifacts.layout import replace_file
 from semseg_automl.core.config import RunConfig
@@ -31,20 +36,23 @@ from semseg_automl.search.planner import Probe
 
 _LOG = get_logger("search")
 FOLDER, PLAN, CLOCK, JOURNAL, STUDY = "search", "plan.json", "clock.json", "journal.log", "study.log"
+TURN = "turn.lock"
 _TICK = 2.0
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """What the first run decided and a later one sticks to: scores must stay comparable.
 
-    ``problem``: metric and classes in words.
+    ``problem``: metric and classes in words; ``workers``: processes at whose number the speed was measured.
     """
 
     config: RunConfig
     probe: Probe
     rungs: tuple[float, ...] = (math.inf,)
     problem: str = ""
+    workers: int = 1
 
 
 class RunFolder:
@@ -90,6 +98,7 @@ class RunFolder:
             probe=Probe(**stored["probe"]),
             rungs=tuple(stored["rungs"]),
             problem=stored["problem"],
+            workers=stored.get("workers", 1),
         )
 
     def tick(self, seconds: float) -> None:
@@ -112,6 +121,26 @@ class RunFolder:
     def holds_state(self) -> bool:
         """Whether there is a model to go on with."""
         return self.path is not None and any(self.path.glob("*.safetensors"))
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the right to decide what is trained next; of the processes of a search one has it at a time.
+
+        Where the lock can't be had within ten seconds, or not at all, nothing is held: at worst two processes
+        go on with the same model.
+        """
+        lock = None if self.path is None else FileLock(self.path / TURN)
+        if lock is not None:
+            try:
+                lock.acquire(timeout=_PATIENCE)
+            except (OSError, NotImplementedError) as error:  # Timeout is an OSError
+                _LOG.debug("The search's turn can't be locked: %s", error)
+                lock = None
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
 
     def close(self) -> None:
         """Remove what only an unfinished fit needs; keep the journal."""

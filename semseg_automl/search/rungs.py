@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 ETA = 3
 MAX_RUNGS = 3
+MAX_CHAINS = 40
+"""Chains at most, for each worker: where more would fit, each gets more time instead."""
 PAUSED, BUSY, DROPPED = "paused", "busy", "dropped"
 
 
@@ -21,12 +23,14 @@ PAUSED, BUSY, DROPPED = "paused", "busy", "dropped"
 class Chain:
     """A configuration: ``root`` is the number of its first trial, ``last`` that of its latest finished
     one (None before there is one), ``scores`` its score at each rung that it has reached, ``status``
-    "paused", "busy" (running or about to) or "dropped" (failed or pruned)."""
+    "paused", "busy" (running or about to) or "dropped" (failed or pruned), ``keeps`` whether it keeps
+    the limits on memory and latency."""
 
     root: int
     scores: tuple[float, ...]
     status: str
     last: int | None = None
+    keeps: bool = True
 
     @property
     def name(self) -> str:
@@ -38,16 +42,18 @@ def promotable(chains: Sequence[Chain], n_rungs: int, *, draining: bool = False)
     """The paused chain that goes on next, from the highest rung down; None if none deserves it yet.
 
     ``draining``: no new ones will start, so at each rung at least the best one goes on. NaN counts as
-    the lowest score; of equals the earlier chain is better.
+    the lowest score; of equals the earlier chain is better. Chains that break a limit go on only where
+    none keeps them.
     """
+    kept = any(c.keeps for c in chains if c.scores)
     for rung in range(n_rungs - 2, -1, -1):
         reached = [c for c in chains if len(c.scores) > rung]
         allowed = len(reached) // ETA
         if draining and reached:
             allowed = max(1, allowed)
-        ranked = sorted(reached, key=lambda c: (-_value(c.scores[rung]), c.root))
+        ranked = sorted(reached, key=lambda c: (not c.keeps, -_value(c.scores[rung]), c.root))
         for chain in ranked[:allowed]:
-            if len(chain.scores) == rung + 1 and chain.status == PAUSED:
+            if len(chain.scores) == rung + 1 and chain.status == PAUSED and (chain.keeps or not kept):
                 return chain
     return None
 
@@ -76,3 +82,28 @@ def chain_cost(n_rungs: int) -> float:
         total += reached * (end - before)
         reached, before = reached / ETA, end
     return total
+
+
+def adapted(ends: tuple[float, ...], seconds: float) -> tuple[float, ...]:
+    """The rungs of a search that goes on with ``seconds`` for each worker, which is not what was planned.
+
+    Ends stay where they are, so that scores remain comparable. Upper rungs whose last leg no longer fits
+    are dropped (the time goes to lower ones and to the finish). Where the time would hold more than
+    ``MAX_CHAINS`` chains, a rung three times as far is put on top, as long as enough chains are begun to
+    leave one for it; what had reached the old top may go on to it.
+    """
+    if not math.isfinite(seconds):
+        return ends
+    found = list(ends)
+    while len(found) > 1 and seconds < found[-1] - found[-2]:
+        found.pop()
+    while len(found) >= len(ends) and _chains(found, seconds) > MAX_CHAINS:
+        more = [*found, ETA * found[-1]]
+        if _chains(more, seconds) < ETA ** (len(more) - 1):
+            break
+        found = more
+    return tuple(found)
+
+
+def _chains(ends: Sequence[float], seconds: float) -> float:
+    return seconds / (chain_cost(len(ends)) * ends[-1])

@@ -14,13 +14,18 @@ from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Plan
 from semseg_automl.search.request import FitRequest
 from semseg_automl.search.run_folder import RunFolder
+from semseg_automl.search.study import MAIN
 from semseg_automl.search.trial import Attempt
 from semseg_automl.training.job import Hooks, TrainJob
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One process's part in a search. ``job`` is in the plan's configuration, on all devices."""
+    """One process's part in a search. ``job`` is in the plan's configuration, on all devices.
+
+    ``worker`` is this process's name; ``look()`` is called after each training step, to see how the others
+    do; ``leaving()``: whether this process leaves a search that others go on with.
+    """
 
     request: FitRequest
     job: TrainJob
@@ -30,6 +35,9 @@ class Session:
     outcome: Outcome
     on_best: Callable[[Outcome], None]
     progress: Callable[[Mapping[str, Any]], None]
+    worker: str = MAIN
+    look: Callable[[], None] = lambda: None
+    leaving: Callable[[], bool] = lambda: False
     _end: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -56,7 +64,9 @@ class Session:
         """How a model is trained for ``seconds`` that end ``reserve`` before :meth:`left` does."""
 
         def tell(event: Mapping[str, float]) -> None:
-            self.files.tick(self.budget.elapsed())
+            if self.worker == MAIN:
+                self.files.tick(self.budget.elapsed())
+            self.look()
             best = self.outcome.best
             overall = {"models": len(self.outcome.rows), "best": math.nan if best is None else best.score}
             self.progress({"model": name, "time_left": self.budget.remaining(), **overall, **event})

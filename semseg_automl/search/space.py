@@ -51,6 +51,21 @@ class Categorical:
 Space = Int | Real | Categorical
 
 
+def space_to_json(space: Space) -> dict[str, Any]:
+    """JSON-ready form of a space."""
+    if isinstance(space, Categorical):
+        return {"kind": "Categorical", "choices": list(space.choices)}
+    return {"kind": type(space).__name__, **vars(space)}
+
+
+def space_from_json(values: Mapping[str, Any]) -> Space:
+    """Inverse of :func:`space_to_json`; what JSON made a list of is a tuple again."""
+    if values["kind"] == "Categorical":
+        return Categorical(*(tuple(c) if isinstance(c, list) else c for c in values["choices"]))
+    kinds: dict[str, type[Int] | type[Real]] = {"Int": Int, "Real": Real}
+    return kinds[values["kind"]](values["lower"], values["upper"], log=values["log"])
+
+
 def _check_range(lower: float, upper: float, log: bool) -> None:
     if not lower < upper:
         raise ConfigError(f"A range needs lower < upper, got {lower} and {upper}.")

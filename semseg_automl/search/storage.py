@@ -27,6 +27,19 @@ class _SystemLock:
         self._lock.release()
 
 
+class _Journal(JournalFileBackend):
+    """A journal that outlives a writer who was killed in the middle of a line, while others go on writing."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lock: Any = self._lock
+        lock.acquire()  # which the file's own writing takes once more
+        try:
+            _cut_torn_line(Path(self._file_path))
+            super().append_logs(logs)
+        finally:
+            lock.release()
+
+
 def open_storage(url: str | None, folder: Path | None) -> optuna.storages.BaseStorage | None:
     """The storage behind ``url``; without one a journal in ``folder``; without either memory (None).
 
@@ -52,15 +65,24 @@ def open_storage(url: str | None, folder: Path | None) -> optuna.storages.BaseSt
     path = folder / JOURNAL
     _drop_torn_line(path)
     lock: Any = _SystemLock(folder / f"{JOURNAL}.lock")  # Optuna's base class for it is not public
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return optuna.storages.JournalStorage(_Journal(str(path), lock_obj=lock))
 
 
 def _drop_torn_line(path: Path) -> None:
     """Cut off a last line that its writer, killed, did not complete."""
-    if not path.is_file():
-        return
-    with FileLock(path.with_name(f"{JOURNAL}.lock")), path.open("r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
+    if path.is_file():
+        with FileLock(path.with_name(f"{JOURNAL}.lock")):
+            _cut_torn_line(path)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """As :func:`_drop_torn_line`, for who holds the lock."""
+    with path.open("r+b") as file:
+        end = file.seek(0, 2)
+        if not end:
+            return
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.search.limits import Limits
 from semseg_automl.search.request import TuneSettings
 from semseg_automl.search.rungs import BUSY, DROPPED, PAUSED, Chain
 from semseg_automl.search.space import Categorical, Int, Space
@@ -18,9 +20,12 @@ from semseg_automl.search.space import Categorical, Int, Space
 ROOT, CONTINUES, REQUEUED = "root", "continues", "requeue_of"
 """User attributes: number of a chain's first trial; of the trial that this one goes on with; of the one
 that it repeats because its process died."""
-SCORE, PRUNED, ROW, WORKER = "score", "pruned_for_good", "row", "worker"
+SCORE, PRUNED, ROW, WORKER, EXCESS = "score", "pruned_for_good", "row", "worker", "excess"
 """User attributes: score of the model that was kept (greater is better); the pruner ended the chain; its
-row of the leaderboard; the process that trains it."""
+row of the leaderboard; the process that trains it; by how much it breaks each limit (``search.limits``)."""
+_CONSTRAINTS = "constraints"  # where Optuna keeps what a constraints_func answered
+MAIN = "main"
+"""The name of the process that runs ``fit``, as a worker."""
 
 
 @contextlib.contextmanager
@@ -34,9 +39,24 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def own_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """TPE over all hyperparameters together; running trials count as bad, so that workers spread out."""
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=4, constant_liar=True)
+def own_sampler(seed: int, *, limited: bool = False) -> optuna.samplers.BaseSampler:
+    """TPE over all hyperparameters together; running trials count as bad, so that workers spread out.
+
+    ``limited``: trials tell by how much they break limits, and those that do count as worse than others.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Optuna 5 has another way, which 4 lacks
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            multivariate=True,
+            n_startup_trials=4,
+            constant_liar=True,
+            constraints_func=_excess_of if limited else None,
+        )
+
+
+def _excess_of(trial: FrozenTrial) -> tuple[float, ...]:
+    return tuple(trial.user_attrs.get(EXCESS, ()))
 
 
 def open_study(
@@ -47,7 +67,7 @@ def open_study(
     TPE and a median pruner unless the user gives objects of their own; no pruner where trials are
     ``paused`` at rungs. ``storage``: a URL, an Optuna storage or None (memory).
     """
-    sampler = settings.sampler or own_sampler(seed)
+    sampler = settings.sampler or own_sampler(seed, limited=Limits.of(settings).any)
     pruner = settings.pruner or (
         optuna.pruners.NopPruner()
         if paused
@@ -170,6 +190,7 @@ def _as_seen(chain: Chain, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         params=trial.params,
         distributions=trial.distributions,
         intermediate_values={len(chain.scores): chain.scores[-1]},
+        system_attrs={k: v for k, v in trial.system_attrs.items() if k == _CONSTRAINTS},
     )
 
 
@@ -217,6 +238,7 @@ def _chain(root: int, trials: list[FrozenTrial]) -> Chain:
         scores=tuple(float(t.user_attrs[SCORE]) for t in done),
         status=status,
         last=done[-1].number if done else None,
+        keeps=not done or all(value <= 0.0 for value in done[-1].user_attrs.get(EXCESS, ())),
     )
 
 
@@ -238,6 +260,26 @@ def requeue_stale(study: optuna.Study, is_gone: Any) -> list[int]:
         if REQUEUED not in trial.user_attrs:
             _queue_again(study, trial, {REQUEUED: trial.number})
     return found
+
+
+def hand_back(study: optuna.Study, worker: str) -> None:
+    """A worker that leaves closes the trial that it has not ended, and queues it for another."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get(WORKER) == worker:
+            with contextlib.suppress(RuntimeError, ValueError):  # the main process was faster
+                study.tell(trial.number, state=TrialState.FAIL)
+                _queue_again(study, trial, {REQUEUED: trial.number})
+
+
+def is_running(study: optuna.Study, number: int) -> bool:
+    """Whether a trial has not been closed, by this process or another."""
+    return study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
+
+
+def others_at_work(study: optuna.Study, worker: str) -> bool:
+    """Whether a trial of another process is running."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return any(trial.user_attrs.get(WORKER) != worker for trial in running)
 
 
 def _is_plain(space: Categorical) -> bool:
@@ -266,7 +308,10 @@ def report_to(trial: optuna.Trial, first: int = 0) -> Any:
 
     def report(_step: int, score: float) -> bool:
         nonlocal count
-        trial.report(score, count)
+        try:
+            trial.report(score, count)
+        except optuna.exceptions.UpdateFinishedTrialError:  # the main process took this one for dead
+            return True
         count += 1
         return bool(trial.should_prune())
 

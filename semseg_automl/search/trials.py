@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from semseg_automl.search.request import TuneSettings
 from semseg_automl.search.rungs import MAX_RUNGS, Chain, promotable
 from semseg_automl.search.session import Session
 from semseg_automl.search.study import (
+    EXCESS,
+    MAIN,
     PRUNED,
     ROW,
     WORKER,
@@ -25,6 +28,8 @@ from semseg_automl.search.study import (
     ask,
     call_back,
     chains_of,
+    is_running,
+    others_at_work,
     propose,
     report_to,
     requeue_stale,
@@ -37,25 +42,48 @@ from semseg_automl.training.checkpoint import read_checkpoint, spent_seconds
 
 _LOG = get_logger("search")
 DECODER_ONLY = "decoder_only"
+GO, WAIT, STOP = "go", "wait", "stop"
+_WAIT_SECONDS = 0.3
 _ENOUGH = 0.5
 """Share of a rung for which a trial is still started."""
 
 
-def run_trials(session: Session, study: optuna.Study, worker: str = "main") -> None:
-    """Ask, train, tell until the trials or the time are used up."""
+def planned_chains(session: Session, study: optuna.Study) -> int:
+    """Chains after which no new one begins: a number counts over all runs, time starts anew."""
+    known = len(chains_of(study.get_trials(deepcopy=False)))
     settings = session.request.tune or TuneSettings()
-    first = len(chains_of(study.get_trials(deepcopy=False)))
-    first = first if settings.num_trials is None else 0  # a number counts over all runs, time starts anew
-    tried, exhausted = session.outcome.best is not None, False
-    most = session.plan.trials + first
-    while not (tried and (session.stop() or session.ended)):
-        if not _next(session, study, settings, 0 if exhausted else most, must=not tried):
-            break
-        tried = True
-        trial, config = ask(study, session.plan.config, session.plan.spaces)
-        trial.set_user_attr(WORKER, worker)
+    return session.plan.trials + (known if settings.num_trials is None else 0)
+
+
+def run_trials(
+    session: Session, study: optuna.Study, *, most: int | None = None, see: Callable[[], None] = lambda: None
+) -> int:
+    """Ask, train, tell until the trials or the time are used up; returns how many this process ran.
+
+    All processes of a search do this. ``most``: chains after which no new one begins; None: as planned.
+    ``see()`` is called before each decision, to take in what other processes have done. The main process
+    trains at least one model, however short the time is.
+    """
+    settings, count, exhausted = session.request.tune or TuneSettings(), 0, False
+    most = planned_chains(session, study) if most is None else most
+    while True:
+        see()
+        must = session.worker == MAIN and session.outcome.best is None and not count
+        if not must and (session.stop() or session.ended):
+            return count
+        with session.files.turn():
+            move = _next(session, study, settings, 0 if exhausted else most, must=must)
+            if move == GO:
+                trial, config = ask(study, session.plan.config, session.plan.spaces)
+                trial.set_user_attr(WORKER, session.worker)
+        if move == STOP:
+            return count
+        if move == WAIT:
+            time.sleep(_WAIT_SECONDS)
+            continue
+        count += 1
         exhausted |= not _train(session, study, trial, config)
-        if _has_room_for_decoder_only(session, study):
+        if session.worker == MAIN and _has_room_for_decoder_only(session, study):
             _decoder_only(session, study)
 
 
@@ -83,32 +111,33 @@ def _decoder_only(session: Session, study: optuna.Study) -> None:
     session.add(DECODER_ONLY, config, attempt)
 
 
-def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: int, *, must: bool) -> bool:
-    """Queue what comes next, if nothing waits; False where nothing does or the time is too short for it.
+def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: int, *, must: bool) -> str:
+    """Queue what comes next, if nothing waits: GO; STOP where the time is too short or nothing will come.
 
-    ``most``: chains that are planned, 0 once the sampler has no more. ``must``: there is no model yet,
-    so that the time is never too short.
+    WAIT: nothing is to be done, but what others train may change that. ``most``: chains that are
+    planned, 0 once the sampler has no more. ``must``: there is no model yet, so that the time is never
+    too short.
     """
     ends = session.plan.rungs
     chains = chains_of(study.get_trials(deepcopy=False))
     left = session.left() - session.plan.finish
     if not must and left < _ENOUGH * ends[0]:
-        return False
+        return STOP
     if any_waits(study):
-        return True
+        return GO
     draining = len(chains) >= most
     chain = promotable(chains, len(ends), draining=draining)
     if chain is not None:
         rung = len(chain.scores)
         if left < _ENOUGH * (ends[rung] - ends[rung - 1]):
-            return False
+            return STOP
         thaw(study, chain)
-        return True
+        return GO
     if draining and (settings.num_trials is not None or not most):
-        return False
+        return WAIT if others_at_work(study, session.worker) else STOP
     if settings.sampler is None and chains:
         propose(study, session.plan.spaces)
-    return True
+    return GO
 
 
 def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: RunConfig) -> bool:
@@ -128,11 +157,17 @@ def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: R
     hooks = session.hooks(
         chain.name,
         _to_the_next_rung(plan.rungs, rung, path),
-        reserve=plan.finish if root and math.isfinite(plan.finish) else 0.0,
+        reserve=plan.finish if _leaves_time(session, root) else 0.0,
         report=report_to(trial, reports + 1),
     )
     attempt = run_trial(job, hooks)
     return _record(session, study, trial, chain, attempt, config, top=rung + 1 >= len(plan.rungs))
+
+
+def _leaves_time(session: Session, root: int) -> bool:
+    """Whether a trial ends before the time of the finish; the first model of all may take it."""
+    first = session.worker == MAIN and not root and session.outcome.best is None
+    return math.isfinite(session.plan.finish) and not first
 
 
 def _to_the_next_rung(ends: tuple[float, ...], rung: int, path: str | None) -> float:
@@ -158,10 +193,18 @@ def _record(
 ) -> bool:
     """Tell the study first, with the row: what it knows is not trained again after a kill."""
     result = attempt.result
-    trial.set_user_attr(ROW, row_of(chain.name, config, attempt).to_json())
+    if session.leaving():  # the trial is handed back
+        return True
+    if not is_running(study, trial.number):
+        _LOG.warning("%s: this process was taken for dead, and another repeats the trial.", chain.name)
+        return True
+    trial.set_user_attr(ROW, row_of(chain.name, config, attempt, session.worker).to_json())
     pruned = result is not None and result.state == "pruned"
     if pruned:
         trial.set_user_attr(PRUNED, True)
+    if result is not None and session.outcome.limits.any:
+        excess = session.outcome.limits.excess(result.peak_memory_mb, result.predict_seconds)
+        trial.set_user_attr(EXCESS, list(excess))
     more = tell(study, trial, result.score if result else None, pruned=pruned or not top)
     session.add(chain.name, config, attempt)
     _LOG.info("%s: %s", chain.name, f"{result.score:.4f} ({result.state})" if result else attempt.reason)
@@ -177,14 +220,16 @@ def go_on(session: Session, study: optuna.Study, is_gone: Callable[[FrozenTrial]
     adopt(session, study)
 
 
-def adopt(session: Session, study: optuna.Study) -> None:
-    """Record the chains that the study knows and this process does not."""
+def adopt(session: Session, study: optuna.Study, numbers: Container[int] | None = None) -> None:
+    """Record the chains that the study knows and this process does not; of all trials, or of ``numbers``."""
     rows: dict[str, dict[str, Any]] = {}
     for trial in study.get_trials(deepcopy=False):
         stored = trial.user_attrs.get(ROW)
-        if stored is not None and (stored["model"] not in rows or stored["score_val"] is not None):
+        if stored is None or not (numbers is None or trial.number in numbers):
+            continue
+        if stored["model"] not in rows or stored["score_val"] is not None:
             rows[stored["model"]] = stored
-    if DECODER_ONLY in study.user_attrs:
+    if numbers is None and DECODER_ONLY in study.user_attrs:
         rows[DECODER_ONLY] = study.user_attrs[DECODER_ONLY]
     better = False
     for stored in rows.values():
@@ -194,6 +239,8 @@ def adopt(session: Session, study: optuna.Study) -> None:
         result = None if state is None else result_of(state, row, len(session.job.train))
         if result is not None:
             row = replace(row, score_val=result.score, steps=result.steps)
+            if numbers is not None:  # of this run, whose clock is the session's
+                session.outcome.follow(result, session.budget.elapsed())
         better |= session.outcome.adopt(row, RunConfig.from_json(row.config), result)
     if better:
         session.on_best(session.outcome)

@@ -24,7 +24,7 @@ from semseg_automl.data.fingerprint import class_pixels
 from semseg_automl.data.images import network_channels
 from semseg_automl.losses.weights import NO_WEIGHTS, class_weights
 from semseg_automl.models.build import build_segmenter
-from semseg_automl.models.devices import flushed_denormals, peak_memory_mb, prepare_cpu
+from semseg_automl.models.devices import flushed_denormals, peak_memory_mb, prepare_cpu, restart_peak
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.training.batches import EndlessBatches, largest_micro_batch
 from semseg_automl.training.callbacks import Coach, Pacer
@@ -143,6 +143,7 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
     started = time.perf_counter() - (start.seconds if start else 0.0)
     if job.accelerator == "cpu":
         prepare_cpu()
+    restart_peak(job.accelerator)
     train_set, val_set = make_datasets(job, world)
     segmenter = make_segmenter(job)
     features = attach_cache(segmenter, job)

@@ -7,13 +7,10 @@ processes on a CPU (gloo); the same code for several GPUs (NCCL) has not been ru
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +33,7 @@ from semseg_automl.core.errors import (
 )
 from semseg_automl.core.hardware import usable_cores
 from semseg_automl.core.log import LOGGER_NAME, get_logger
+from semseg_automl.core.processes import end_all, last_lines, package_environment, start_module
 from semseg_automl.models.checkpoints import resolve_weights
 from semseg_automl.training.fit import train
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
@@ -60,7 +58,6 @@ _POLL_SECONDS = 0.1
 _OVERDUE_SECONDS = 300.0  # past the deadline: no step and picture takes that long, so they hang
 _URGENT_SECONDS = 5.0
 """How long processes may take to hand over after SIGTERM; what they have validated lies in the checkpoint."""
-_LOG_LINES = 15
 _RAISED_AS_THEY_ARE: dict[str, type[Exception]] = {
     e.__name__: e for e in (ArtifactError, ConfigError, DataError, WeightsError, MemoryError)
 }
@@ -126,18 +123,14 @@ def _train_in_processes(job: TrainJob, hooks: Hooks, folder: Path) -> TrainResul
             raise
         raise TrainingError(f"The files of the processes in {folder} can't be used: {error}.") from error
     finally:
-        _end(processes)
+        end_all(processes)  # with the result written, or lost, nothing is left to do well
     return read_result(folder)
 
 
 def _environment(rank: int, world: int, port: int) -> dict[str, str]:
     """This process's variables, with what one of ``world`` processes on this machine needs."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name != "PL_GLOBAL_SEED" and not name.startswith("TORCHELASTIC_")
-    }
-    threads = str(max(1, min(torch.get_num_threads(), usable_cores()) // world))
+    kept = package_environment(max(1, min(torch.get_num_threads(), usable_cores()) // world))
+    kept.pop("PL_GLOBAL_SEED", None)
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
     if loopback and "GLOO_SOCKET_IFNAME" not in kept:
         kept["GLOO_SOCKET_IFNAME"] = loopback  # else gloo needs a host name that resolves
@@ -149,9 +142,6 @@ def _environment(rank: int, world: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "PYTHONPATH": os.pathsep.join(p for p in dict.fromkeys(sys.path) if p),  # finds what we found
     }
 
 
@@ -162,24 +152,13 @@ def _free_port() -> int:
 
 
 def _start(folder: Path, rank: int, environment: dict[str, str]) -> subprocess.Popen:
-    """Start a worker in a group of its own, so that Ctrl-C in a terminal reaches this process only."""
-    group: dict[str, Any] = {"start_new_session": True}
-    if sys.platform == "win32":
-        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with _log_file(folder, rank).open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "semseg_automl.training.worker", str(folder)],
-            env=environment,
-            stdin=subprocess.PIPE,  # closed by the system when this process dies: then they end too
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            **group,
-        )
+    module = "semseg_automl.training.worker"
+    return start_module(module, [str(folder)], environment, _log_file(folder, rank))
 
 
 def _watch(processes: list[subprocess.Popen], folder: Path, hooks: Hooks, deadline: float) -> None:
     """Pass events and stop requests on until rank 0 has its result; raise if a process fails."""
-    events = _new_events(folder / EVENTS)
+    events = new_events(folder / EVENTS)
     asked, end = "", deadline + _OVERDUE_SECONDS
     while True:
         codes = [process.poll() for process in processes]
@@ -196,12 +175,12 @@ def _watch(processes: list[subprocess.Popen], folder: Path, hooks: Hooks, deadli
             asked, end = word, time.time() + _URGENT_SECONDS if word == URGENT else end
         if time.time() > end:
             what = "were told to end at once and did not" if asked == URGENT else "hang"
-            raise TrainingError(f"The training processes {what}.\n{_last_lines(folder, 0)}")
+            raise TrainingError(f"The training processes {what}.\n{last_lines(_log_file(folder, 0))}")
         time.sleep(_POLL_SECONDS)
 
 
-def _new_events(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Each time the events that rank 0 has written since the last time."""
+def new_events(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Each time the events that a process has written since the last time."""
     while not path.exists():
         yield []
     rest = ""
@@ -236,7 +215,9 @@ def _failure(codes: list[int | None], folder: Path) -> Exception:
     if silent or not errors:
         rank = silent[0] if silent else 0
         how = f"died (exit status {codes[rank]})"
-        return TrainingError(f"Training process {rank} of {len(codes)} {how}.\n{_last_lines(folder, rank)}")
+        return TrainingError(
+            f"Training process {rank} of {len(codes)} {how}.\n{last_lines(_log_file(folder, rank))}"
+        )
     rank = min(errors, key=lambda r: errors[r]["time"])
     kind, message = errors[rank]["type"], errors[rank]["message"]
     if kind in _RAISED_AS_THEY_ARE:
@@ -244,31 +225,12 @@ def _failure(codes: list[int | None], folder: Path) -> Exception:
     if kind == "TrainingError":
         error = TrainingError(message)
     else:
-        lines = _last_lines(folder, rank)
+        lines = last_lines(_log_file(folder, rank))
         error = TrainingError(f"Training process {rank} of {len(codes)}: {kind}: {message}\n{lines}")
     if errors[rank]["cause"] == "FloatingPointError":
         error.__cause__ = FloatingPointError(message)
     return error
 
 
-def _last_lines(folder: Path, rank: int) -> str:
-    lines = _log_file(folder, rank).read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(lines[-_LOG_LINES:])
-
-
 def _log_file(folder: Path, rank: int) -> Path:
     return folder / f"worker-{rank}.log"
-
-
-def _end(processes: list[subprocess.Popen]) -> None:
-    """Kill what still runs, with the processes that read pictures for it: nothing is left to do well."""
-    for process in processes:
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # all of the group have ended
-                os.killpg(process.pid, signal.SIGKILL)
-    for process in processes:
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from semseg_automl.core.log import LOGGER_NAME
+from semseg_automl.core.processes import end_with_parent
 
 _PROGRESS_SECONDS = 0.2
 
 
 class EventLog(logging.Handler):
-    """Rank 0's way to talk to the parent: progress, scores and log records, one JSON line each."""
+    """A process's way to talk to the one that started it: progress, scores, log records; a JSON line each."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ def main(folder: Path, rank: int, world: int) -> int:
     """Train as process ``rank`` of ``world``; returns the exit status. Errors are left in the folder."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them, too, and asks for a stop
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         _work(folder, rank, world)
     except Exception as error:
@@ -61,13 +62,6 @@ def main(folder: Path, rank: int, world: int) -> int:
         _leave_error(folder, rank, error)
         return 1
     return 0
-
-
-def _end_with_parent() -> None:
-    """The parent holds the other end of stdin and writes nothing: its end means the parent's."""
-    while os.read(0, 1024):
-        pass
-    os._exit(1)
 
 
 def _work(folder: Path, rank: int, world: int) -> None:

@@ -103,6 +103,7 @@ def test_every_verb_speaks_json() -> None:
         "weights list",
         "weights fetch sam_tiny",
         "doctor",
+        "worker m",
         "completion bash",
     ]
     assert {line.split()[0] for line in lines} == set(VERBS)

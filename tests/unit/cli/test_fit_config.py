@@ -89,3 +89,13 @@ def test_what_a_file_may_not_hold(text: str, told: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read"):
         settings(build_parser().parse_args(["fit", "--config", str(tmp_path / "absent.toml")]))
+
+
+def test_options_of_the_search_win_over_the_file_one_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "fit.toml"
+    file.write_text('train_data = "t.csv"\n[hyperparameter_tune_kwargs]\nnum_trials = 9\nmax_latency = 0.5\n')
+    line = f"fit --config {file} --trials 5 --search-workers 2 --max-memory 900"
+    found = settings(build_parser().parse_args(line.split()))["hyperparameter_tune_kwargs"]
+    assert found == {"num_trials": 5, "num_workers": 2, "max_memory": 900.0, "max_latency": 0.5}
+    with pytest.raises(ConfigError, match="--no-search leaves no place for num_workers"):
+        settings(build_parser().parse_args(["fit", "t.csv", "--no-search", "--search-workers", "2"]))

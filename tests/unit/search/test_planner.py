@@ -12,7 +12,6 @@ from semseg_automl.core.config import RunConfig
 from semseg_automl.search.planner import (
     LEAST_SAMPLES,
     LEAST_SIDE,
-    MAX_CHAINS,
     MAX_CROP,
     MAX_SIDE,
     MAX_STEPS,
@@ -35,7 +34,7 @@ from semseg_automl.search.planner import (
     train_pixels,
 )
 from semseg_automl.search.request import FitRequest, TuneSettings
-from semseg_automl.search.rungs import ETA, chain_cost
+from semseg_automl.search.rungs import ETA, MAX_CHAINS, chain_cost
 from semseg_automl.search.space import Categorical, Real
 
 FACTS = Fingerprint(n_train=400, n_val=60, height=288, width=384, n_classes=2, foreground=0.1, thinness=0.01)
@@ -287,3 +286,29 @@ def test_a_wanted_number_of_trials_decides_their_length() -> None:
     few, many = (plan(probe=GPU, seconds=3600.0, tune=TuneSettings(num_trials=n)) for n in (9, 27))
     assert (few.trials, many.trials) == (9, 27) and len(few.rungs) == len(many.rungs) == 3
     assert few.horizon == pytest.approx(3 * many.horizon)
+
+
+@pytest.mark.parametrize("facts", [FACTS, TINY_SET, HUGE])
+@pytest.mark.parametrize("probe", [LAPTOP, GPU])
+@pytest.mark.parametrize("seconds", [30.0, 600.0, 36000.0])
+@pytest.mark.parametrize("workers", [2, 8])
+def test_plans_for_several_workers_fit_into_the_time(
+    facts: Fingerprint, probe: Probe, seconds: float, workers: int
+) -> None:
+    request = FitRequest(config=RunConfig(), tune=TuneSettings(), auto_tune=False)
+    found, alone = (make_plan(request, facts, probe, seconds, n) for n in (workers, 1))
+    assert 1 <= found.workers <= min(workers, found.trials)
+    searching = seconds - found.finish
+    assert found.horizon <= searching * (1 + 1e-9)  # one after another, a chain fits
+    work = chain_cost(len(found.rungs)) * found.horizon * found.trials
+    assert work <= workers * searching * (1 + 1e-9) + 1e-6
+    assert found.trials >= alone.trials or found.horizon >= alone.horizon
+    assert found.workers == 1 or any("side by side" in line for line in found.reasons)
+    assert alone.workers == 1 and not any("side by side" in line for line in alone.reasons)
+
+
+def test_eight_workers_try_more() -> None:
+    request = FitRequest(config=RunConfig())
+    one, eight = (make_plan(request, FACTS, GPU, 8 * 3600.0, n) for n in (1, 8))
+    assert eight.trials > one.trials and eight.workers == 8
+    assert eight.rungs[-1] >= one.rungs[-1]

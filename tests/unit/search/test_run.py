@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -23,7 +24,9 @@ from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Fingerprint, Probe
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.run import run_search
+from semseg_automl.search.run_folder import RunFolder
 from semseg_automl.search.space import Categorical
+from semseg_automl.search.study import chains_of
 from semseg_automl.search.trial import Attempt
 from semseg_automl.training import feature_store
 from semseg_automl.training.job import Hooks, ModelState, TrainJob, TrainResult
@@ -97,6 +100,12 @@ class Machine:
         )
 
 
+@contextlib.contextmanager
+def alone(session: Any, _study: Any, _storage: Any) -> Iterator[tuple[Any, None]]:
+    """No helpers: there is no data that they could be given."""
+    yield session, None
+
+
 def search(
     machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
@@ -107,7 +116,8 @@ def search(
     for part in (run, trials, finish):
         monkeypatch.setattr(part, "run_trial", machine.run_trial)
     monkeypatch.setattr(finish, "score_model", machine.score_model)
-    monkeypatch.setattr(run, "probe_speed", lambda *_a: FAST)
+    monkeypatch.setattr(run, "measure", lambda *_a: (1, FAST))
+    monkeypatch.setattr(run, "crew_of", alone)
     empty: Any = None
     train: Any = SimpleNamespace(sizes=[(FACTS.height, FACTS.width)] * FACTS.n_train)
     job = TrainJob(
@@ -260,6 +270,59 @@ def test_a_users_sampler_draws_all_but_the_default_until_it_has_no_more(
     ranks = [t.params["rank"] for t in outcome.study.trials if "continues" not in t.user_attrs]
     assert ranks[0] == 8 and sorted(ranks[1:]) == [2, 4, 16]
     assert all(t.state.is_finished() for t in outcome.study.trials) and outcome.best is not None
+
+
+class Rated(Machine):
+    """Scores that fall off around a learning rate of 1e-3, as far as a tenth of it costs 0.1."""
+
+    def run_trial(self, job: TrainJob, hooks: Hooks) -> Attempt:
+        attempt = super().run_trial(job, hooks)
+        score = 0.8 - 0.1 * abs(math.log10(job.config.optim.learning_rate / 1e-3))
+        return replace(attempt, result=result(score))
+
+
+@pytest.mark.parametrize("factor", [30.0, 8.0, 1 / 8.0, 1 / 30.0])
+def test_a_search_recovers_from_a_wrong_default(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = RunConfig().replace(learning_rate=factor * 1e-3)
+    found, _ = search(Rated([]), monkeypatch, 300.0, config=wrong, auto_tune=False)
+    if 0.1 < factor < 10.0:  # it lies in the range that is searched, and is tried
+        assert found.rows[0].model == "default" and found.rows[0].score_val < 0.8 - 0.09
+    good, _ = search(Rated([]), monkeypatch, 300.0, tune=None)
+    assert found.best is not None and good.best is not None
+    assert found.best.score >= good.best.score - 0.02
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+@pytest.mark.parametrize(("limit", "more"), [(60.0, -1), (600.0, 0), (6000.0, 1)])
+def test_rungs_follow_the_time_that_is_left(
+    limit: float, more: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Killed after some 300 of 600 s, and gone on with while ``limit`` is left."""
+    machine = Machine([])
+
+    def die(_number: int) -> None:
+        if machine.now > 300.0:
+            raise Killed
+
+    machine.during = die
+    with pytest.raises(Killed):
+        search(machine, monkeypatch, 600.0, folder=tmp_path, auto_tune=False)
+    first = RunFolder(tmp_path).read_start()
+    assert first is not None and len(first.rungs) > 1
+    machine.now, machine.during = 0.0, lambda _n: None
+    outcome, _ = search(machine, monkeypatch, limit, folder=tmp_path, auto_tune=False)
+    rungs = outcome.plan.rungs
+    shared = min(len(rungs), len(first.rungs))
+    assert rungs[:shared] == first.rungs[:shared]  # ends stay where they were
+    assert (len(rungs) > len(first.rungs)) - (len(rungs) < len(first.rungs)) == more
+    assert machine.now <= 1.05 * limit + 1.0
+    told = [line for line in outcome.plan.reasons if "trials are paused after" in line]
+    assert len(told) == 1 and told[0].startswith("goes on:") and ("instead of" in told[0]) == (more != 0)
+    if more >= 0:
+        assert any(len(c.scores) == len(rungs) for c in chains_of(outcome.study.trials))
 
 
 def test_without_a_search_one_model_gets_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 
-from semseg_automl.search.rungs import BUSY, DROPPED, PAUSED, Chain, chain_cost, promotable, rung_ends
+from semseg_automl.search.rungs import (
+    BUSY,
+    DROPPED,
+    ETA,
+    MAX_CHAINS,
+    PAUSED,
+    Chain,
+    adapted,
+    chain_cost,
+    promotable,
+    rung_ends,
+)
 
 
 def chains(*scores: tuple[float, ...], status: str = PAUSED) -> list[Chain]:
@@ -83,3 +95,25 @@ def test_cost_of_a_chain() -> None:
     assert chain_cost(1) == 1.0
     assert chain_cost(2) == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
     assert chain_cost(3) == pytest.approx(1 / 9 + 1 / 3 * 2 / 9 + 1 / 9 * 6 / 9)
+
+
+def test_rungs_for_another_time_than_was_planned() -> None:
+    planned = (20.0, 60.0, 180.0)
+    assert adapted(planned, 1000.0) == planned
+    assert adapted(planned, 119.0) == (20.0, 60.0)  # the last leg takes 120 s
+    assert adapted(planned, 39.0) == adapted(planned, 0.0) == (20.0,)
+    most = MAX_CHAINS * chain_cost(3) * 180.0
+    assert adapted(planned, most) == planned
+    assert adapted(planned, 1.01 * most) == (*planned, 540.0)
+    far = adapted(planned, 1e6)
+    assert far[:3] == planned and all(b == ETA * a for a, b in itertools.pairwise(far))
+    assert 1e6 / (chain_cost(len(far)) * far[-1]) >= ETA ** (len(far) - 1)  # one reaches the top
+    assert 1e6 / (chain_cost(len(far) + 1) * ETA * far[-1]) < ETA ** len(far)
+    assert adapted(planned, math.inf) == planned
+
+
+def test_what_reached_the_old_top_goes_on_to_a_new_one() -> None:
+    three = chains((0.1,), (0.5, 0.6, 0.7), (0.2, 0.3))
+    assert promotable(three, 3) is None
+    found = promotable(three, 4, draining=True)
+    assert found is not None and found.root == 1
