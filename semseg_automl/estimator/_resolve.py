@@ -7,6 +7,7 @@ from typing import Any
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.data.augment import OWN
 from semseg_automl.estimator._rules import check_hyperparameter
 from semseg_automl.estimator.presets import DEFAULT_PRESET, PRESETS, Preset
 from semseg_automl.peft.registry import resolve_method
@@ -53,8 +54,11 @@ def resolve_request(
         raise ConfigError("backbone is an argument of SemanticSegmentor, not a hyperparameter.")
     fixed, spaces = split_hyperparameters(given)
     values = {k: v for k, v in preset.hyperparameters.items() if k not in spaces} | fixed
+    own = values.pop("augment") if callable(values.get("augment")) else None
     for key, value in values.items():
         check_hyperparameter(key, value)
+    if own is not None:  # the configuration holds plain values: of a function its name
+        values["augment"] = f"{OWN}{getattr(own, '__qualname__', type(own).__qualname__)}"
     for key, space in spaces.items():
         for value in space.choices if isinstance(space, Categorical) else (space.lower, space.upper):
             check_hyperparameter(key, value)
@@ -75,6 +79,7 @@ def resolve_request(
         size_factor=preset.size_factor,
         finish_share=preset.finish_share,
         storage=storage,
+        own_augment=own,
         callbacks=tuple(callbacks or ()),
     )
 

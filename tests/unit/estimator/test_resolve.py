@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import optuna
@@ -38,6 +39,20 @@ def test_the_user_is_stronger_than_the_preset_than_the_default() -> None:
     assert config.adapter.rank == 16 and config.optim.optimizer == "adam" and config.optim.ema_decay == 0.0
     assert config.model.image_size == (320, 480) and config.adapter.routing == "learned"
     assert {"rank", "image_size", "optimizer"} <= request.given and "routing" not in request.given
+
+
+def test_the_users_own_augmentation_is_named_in_the_configuration_and_kept_beside_it() -> None:
+    def darker(image: Any, mask: Any, rng: Any) -> Any:
+        return image, mask
+
+    request = resolve(presets="high_quality", hyperparameters={"augment": darker})
+    assert request.own_augment is darker and "augment" in request.given
+    assert request.config.optim.augment.startswith("own: ") and "darker" in request.config.optim.augment
+    assert RunConfig.from_json(json.loads(json.dumps(request.config.to_json()))) == request.config
+    assert resolve(hyperparameters={"augment": "aerial"}).own_augment is None
+    for wrong, says in ((["light", darker], "no choice"), ("own: darker", "give the function itself")):
+        with pytest.raises(ConfigError, match=says):
+            resolve(hyperparameters={"augment": wrong})
 
 
 def test_a_space_takes_the_place_of_a_presets_value() -> None:
