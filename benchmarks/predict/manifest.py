@@ -156,7 +156,8 @@ def main() -> int:
         or result["masks_at_the_end"] != args.pictures
         or max(result["memory_growth_mib"]) > MEMORY_BAR
     )
-    result = {**result, "met": not missed, **circumstances()}
+    load = os.getloadavg()[0]  # of the last minute
+    result = {**result, "met": not missed, "load_after": load, **circumstances()}
     path = Path(__file__).parent / "results" / "manifest.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

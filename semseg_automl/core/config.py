@@ -67,9 +67,10 @@ class OptimConfig:
     ``loss``: "auto" (binary: structure loss; multiclass: cross-entropy + Dice; for the head
     mask_classification losses.matching) or a name of losses.registry. ``class_weights``: "none",
     "balanced" or "sqrt" (losses.weights). ``crop_size``: side (or (H, W)) of the training crops in
-    model pixels, None for whole pictures. ``small_share``: share of the run, from its start, that trains
-    on crops shrunk to ``small_scale``. ``balance_weight="auto"``: 1.0 binary, 2.0 multiclass (the paper's
-    values).
+    model pixels, None for whole pictures. ``class_crops``: share of the crops that are laid around a
+    pixel of a class, rare classes first (data.class_crops). ``small_share``: share of the run, from its
+    start, that trains on crops shrunk to ``small_scale``. ``balance_weight="auto"``: 1.0 binary, 2.0
+    multiclass (the paper's values).
     """
 
     learning_rate: float = 1e-3
@@ -86,6 +87,7 @@ class OptimConfig:
     class_weights: str = "none"
     augment: str = "medium"
     crop_size: ImageSize | None = None
+    class_crops: float = 0.0
     small_share: float = 0.0
     small_scale: float = 0.625
     balance_weight: float | str = "auto"

@@ -10,6 +10,7 @@ _SHOWN = 5
 REMEDIES = {
     "missing": "Check the paths: relative ones start at the csv's folder, else at the working directory.",
     "no": "Fill the cells, or leave the rows out: table.dropna().",
+    "unreachable": "Give URLs that can be read from here, or download the files and give their paths.",
     "unreadable": "Save or copy these files again, as PNG for example, or leave the rows out.",
     "unsupported": "Give paths, arrays (H, W) or (H, W, C), or PIL images.",
     "mask of": "A mask is as large as its picture: check the pairs, or resize masks without smoothing.",

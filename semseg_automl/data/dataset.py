@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 from semseg_automl.core.config import ImageSize
 from semseg_automl.core.errors import DataError
 from semseg_automl.core.hardware import detect
-from semseg_automl.data.augment import Augment, Augmentation, random_window, resolve_augment
+from semseg_automl.data.augment import Augment, Augmentation, check_answer, random_window, resolve_augment
 from semseg_automl.data.channels import in_threes
+from semseg_automl.data.class_crops import ClassCrops, place_of
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.images import IntensityScaling, describe, parallel, read_seen
 from semseg_automl.data.label_map import IGNORE, LabelMap
@@ -45,6 +46,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         channels at a time, with the same random numbers (see ``channels.in_threes``).
     crop_size : int (square), (H, W) or None
         Training items are random windows of this size (padded to ``multiple``); None: whole pictures.
+    aim : ClassCrops, optional
+        Where crops are laid; None: anywhere.
     seed : int
     scaling : IntensityScaling or None
     cache : bool
@@ -73,6 +76,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         image_size: ImageSize,
         augment: str | Augmentation = "none",
         crop_size: ImageSize | None = None,
+        aim: ClassCrops | None = None,
         seed: int = 0,
         scaling: IntensityScaling | None = None,
         cache: bool = True,
@@ -93,6 +97,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             (0, 0) if self._crop is None else plan_geometry(self._crop, self._crop, multiple).padded
         )
         self._still = still
+        self._aim = aim
         self._seed = seed
         self._scaling = scaling
         self._epoch = 0
@@ -125,10 +130,12 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if self._still and crop is not None and mask.shape[0] <= crop[0] and mask.shape[1] <= crop[1]:
             crop = None
         if isinstance(self._augment, Augment):
-            return self._augment(image, mask, rng, crop=crop)
-        image, mask = self._augment(image, mask, rng)
+            return self._augment(image, mask, rng, crop=crop, aim=self._aim)
+        largest = mask.shape if crop is None else (1 << 15, 1 << 15)
+        image, mask = check_answer(self._augment(image, mask, rng), largest)
         if crop is not None:
-            image, mask = random_window(image, mask, crop, 1.0, rng.random(2))
+            place = place_of(mask, crop, 1.0, rng, self._aim)
+            image, mask = random_window(image, mask, crop, 1.0, place)
         return image, mask
 
     def full_size(self, i: int) -> tuple[torch.Tensor, np.ndarray, Geometry]:

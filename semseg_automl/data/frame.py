@@ -17,6 +17,7 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.data.complaints import Complaints
 from semseg_automl.data.images import Header, Source, as_path, can_be_seen, describe, parallel, picture_header
 from semseg_automl.data.masks import MaskSource
+from semseg_automl.data.remote import forget, is_remote, open_binary
 from semseg_automl.data.sources import MaskStack
 
 _log = get_logger("data")
@@ -68,8 +69,8 @@ def check_table(
     Parameters
     ----------
     data : DataFrame; path of a .csv or .tsv; Series, list or array of pictures; or one picture
-        A picture is a path, ``file://`` URL, (H, W) or (H, W, C) array, or PIL image. Relative paths
-        are relative to the csv file, else to the working directory. An array of 4 axes is a list.
+        A picture is a path, URL (``data.remote``), (H, W) or (H, W, C) array, or PIL image. Relative
+        paths are relative to the csv file, else to the working directory. An array of 4 axes is a list.
     y : Series, list or array of masks, optional
         By position, used instead of the column ``label``.
     image, label : str
@@ -91,6 +92,7 @@ def check_table(
     DataError
         One error with every complaint, grouped by kind, with the first row labels.
     """
+    forget()  # of earlier calls: what lies at a URL may have changed
     complaints = Complaints(role)
     images, masks, index, base = _columns(
         data, y if need_label else None, image, label, need_label, complaints
@@ -232,10 +234,12 @@ def _check_cell(cell: Any, base: str) -> tuple[Any, Header | None, str | None, s
     if isinstance(cell, (str, os.PathLike)):
         if not os.fspath(cell).strip():
             return None, None, "no", "the cell is empty"
-        if "://" in os.fspath(cell)[:12] and not os.fspath(cell).lower().startswith("file:"):
-            return None, None, "remote", f"{os.fspath(cell)}: download it first and give its path"
-        source: Any = os.path.abspath(os.path.join(base, as_path(cell)))
-        if not os.path.isfile(source):
+        source: Any = cell if is_remote(cell) else os.path.abspath(os.path.join(base, as_path(cell)))
+        if is_remote(cell):
+            trouble = _trouble_of(source)
+            if trouble is not None:
+                return None, None, *trouble
+        elif not os.path.isfile(source):
             folder = (
                 " is a folder; datasets.from_folders makes a table of two" if os.path.isdir(source) else ""
             )
@@ -253,6 +257,17 @@ def _check_cell(cell: Any, base: str) -> tuple[Any, Header | None, str | None, s
     except DataError as error:
         kind = "unsupported" if isinstance(source, np.ndarray) else "unreadable"
         return source, None, kind, str(error)
+
+
+def _trouble_of(url: str) -> tuple[str, str] | None:
+    """Kind and text of the complaint about a URL that can't be read; what can be is kept for a moment."""
+    try:
+        open_binary(url).close()
+    except FileNotFoundError:
+        return "missing", url
+    except DataError as error:
+        return "unreachable", f"{url}: {error}"
+    return None
 
 
 def _check_stack(cells: _PerClass, base: str) -> tuple[Any, Header | None, str | None, str]:
@@ -343,6 +358,7 @@ def list_pictures(data: Any, *, image: str = "image", role: str = "data") -> Pic
     DataError
         Only for what is wrong with the table itself: no such file or column, or no row.
     """
+    forget()
     complaints = Complaints(role)
     cells, _, index, base = _columns(data, None, image, "", False, complaints)
     if not len(cells):
@@ -355,7 +371,6 @@ def _absolute(cell: Any, base: str) -> Any:
     """Paths from ``base`` on; URLs of other schemes, empty and other cells as they are."""
     if not isinstance(cell, (str, os.PathLike)) or not os.fspath(cell).strip():
         return cell
-    text = os.fspath(cell)
-    if "://" in text[:12] and not text.lower().startswith("file:"):
+    if is_remote(cell):
         return cell
     return os.path.abspath(os.path.join(base, as_path(cell)))

@@ -7,7 +7,6 @@ that can be read is refused and a truncated file is always found.
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -15,9 +14,10 @@ from typing import BinaryIO
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from semseg_automl.core.errors import DataError
+from semseg_automl.data.png import is_complete
+from semseg_automl.data.remote import open_binary, size_of
 from semseg_automl.data.tiff import MAGIC, ORIENTATION, TiffHeader, read_tiff, read_tiff_header, tifffile_for
 
-_LATE_EXIF = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # a JPEG's further frames (MPO) are previews and depth maps
 
@@ -51,14 +51,14 @@ def read_header(path: str) -> Header:
         tiff = tiff_header(path)
         if tiff is not None:
             return _checked_tiff(path, tiff)
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open_binary(path) as file, Image.open(file) as image:
             settled = _looks_complete(file, image)
             orientation = orientation_of(image, loaded=False)
             width, height = image.size
             mode = image.mode
             _refuse_animation(image)
         if not settled:
-            with Image.open(path) as image:
+            with open_binary(path) as file, Image.open(file) as image:
                 image.load()
                 orientation = orientation_of(image, loaded=True)
                 width, height = image.size
@@ -70,11 +70,10 @@ def read_header(path: str) -> Header:
 
 def tiff_header(path: str) -> TiffHeader | None:
     """A TIFF's header, or None for files of other formats."""
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         if file.read(4) not in MAGIC:
             return None
-        file.seek(0)
-        return read_tiff_header(file, os.fstat(file.fileno()).st_size)
+        return read_tiff_header(file, size_of(file))
 
 
 def channels_of(mode: str) -> int:
@@ -127,7 +126,7 @@ def _checked_tiff(path: str, header: TiffHeader) -> Header:
         if not header.exact:
             read_tiff(path, header)
         else:
-            with Image.open(path) as image:
+            with open_binary(path) as file, Image.open(file) as image:
                 image.load()
     height, width = header.size
     size = (width, height) if header.orientation >= 5 else (height, width)
@@ -144,30 +143,13 @@ def _refuse_animation(image: Image.Image) -> None:
 
 def _looks_complete(file: BinaryIO, image: Image.Image) -> bool:
     """True if the file certainly has its end and its EXIF was in the header; False: decode to know."""
-    total = os.fstat(file.fileno()).st_size
+    total = size_of(file)
     if image.format == "PNG":
-        return _png_complete(file, total)
+        return is_complete(file, total)
     if image.format in ("JPEG", "MPO"):
         file.seek(max(0, total - 64))
         return file.read().rstrip(b"\0").endswith(b"\xff\xd9")
     if image.format == "WEBP":
         file.seek(4)
         return struct.unpack("<I", file.read(4))[0] + 8 <= total
-    return False
-
-
-def _png_complete(file: BinaryIO, total: int) -> bool:
-    """Walk the chunks to IEND (PNG specification, section 5); EXIF after the pixels counts as not settled."""
-    position, pixels_seen = 8, False
-    while position + 12 <= total:
-        file.seek(position)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        if kind == b"IEND":
-            return pixels_seen
-        if pixels_seen and kind == b"eXIf":
-            return False
-        if pixels_seen and kind in (b"tEXt", b"zTXt", b"iTXt") and file.read(32).startswith(_LATE_EXIF):
-            return False
-        pixels_seen = pixels_seen or kind == b"IDAT"
-        position += 12 + length  # length, kind, data, checksum
     return False

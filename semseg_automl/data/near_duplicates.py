@@ -12,6 +12,7 @@ from PIL import Image
 
 from semseg_automl.core.errors import DataError
 from semseg_automl.data.images import Source, as_path, parallel, read_image
+from semseg_automl.data.remote import is_remote
 
 BITS = 128
 DISTANCE = 8
@@ -125,7 +126,7 @@ def _hash_some(
 
 
 def _hash(source: Any) -> np.ndarray | None:
-    if isinstance(source, str) and "://" in source and not source.lower().startswith("file:"):
+    if is_remote(source):  # fetched once more only for this: not worth it
         return None
     try:
         return difference_hash(_grey(source))

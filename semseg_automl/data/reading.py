@@ -17,6 +17,8 @@ from semseg_automl.data.headers import (
     read_header,
     tiff_header,
 )
+from semseg_automl.data.png import refuse_missing_rows
+from semseg_automl.data.remote import open_binary
 from semseg_automl.data.sources import Source, as_path, describe
 from semseg_automl.data.tiff import read_tiff
 
@@ -42,8 +44,10 @@ def open_pixels(source: Source, convert: Callable[[Image.Image], np.ndarray]) ->
         if tiff is not None and not tiff.exact:
             return _turn(read_tiff(path, tiff), tiff.orientation)
         # by file, not by path: Pillow maps some TIFFs it has a path of, and scrambles those that are turned
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open_binary(path) as file, Image.open(file) as image:
             image.load()
+            if image.format == "PNG" and _last_row_is_zero(image):
+                refuse_missing_rows(file)
             return _turn(convert(image), orientation_of(image, loaded=True))
     except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
         raise DataError(f"{describe(source)}: {explain(error, describe(source))}") from error
@@ -54,7 +58,7 @@ def read_image(source: Source) -> np.ndarray:
 
     Parameters
     ----------
-    source : path, ``file://`` URL, array or PIL image
+    source : path, URL (see ``data.remote``), array or PIL image
         Arrays are (H, W) or (H, W, C). PNG, JPEG, WebP, BMP, one-page TIFF (8, 16 or 32 bits, float,
         tiled, BigTIFF) and what else Pillow reads. Palette and CMYK pictures become RGB.
 
@@ -136,6 +140,13 @@ def plain_dtype(pixels: np.ndarray) -> np.ndarray:
         raise _unsupported(pixels)
     unsigned16 = pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2
     return pixels.astype(np.uint16 if unsigned16 else np.float32)  # also undoes big-endian storage
+
+
+def _last_row_is_zero(image: Image.Image) -> bool:
+    """Whether rows may be missing (of an interlaced picture, parts of rows)."""
+    width, height = image.size
+    last = image.crop((0, height - 1, width, height)).tobytes()
+    return bool(image.info.get("interlace")) or not last.strip(b"\0")
 
 
 def _unsupported(pixels: np.ndarray) -> DataError:

@@ -17,6 +17,7 @@ from PIL import Image, TiffImagePlugin
 
 from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.core.optional import require
+from semseg_automl.data.remote import open_binary
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION = 0x0112
@@ -63,10 +64,7 @@ def read_tiff_header(file: BinaryIO, total: int) -> TiffHeader:
     DataError
         Without the file's name: more than one page, or no picture.
     """
-    head = file.read(8)
-    if head[2:4] in (b"+\0", b"\0+"):
-        head += file.read(8)
-    directory = TiffImagePlugin.ImageFileDirectory_v2(head)
+    directory = _reader(file)
     first, following = _directory(file, directory)
     seen = set()
     while following and following not in seen:  # overviews and masks may follow, pages may not
@@ -79,6 +77,19 @@ def read_tiff_header(file: BinaryIO, total: int) -> TiffHeader:
                 "(PIL.ImageSequence, tiffsplit), or give the page you mean as an array"
             )
     return _header(first, total)
+
+
+def first_tags(file: BinaryIO) -> dict[int, Any]:
+    """Tag -> value (a number, a tuple of them, or text) of a TIFF's first page."""
+    return _directory(file, _reader(file))[0]
+
+
+def _reader(file: BinaryIO) -> Any:
+    file.seek(0)
+    head = file.read(8)
+    if head[2:4] in (b"+\0", b"\0+"):  # a BigTIFF
+        head += file.read(8)
+    return TiffImagePlugin.ImageFileDirectory_v2(head)
 
 
 def _directory(file: BinaryIO, directory: Any) -> tuple[dict[int, Any], int]:
@@ -120,7 +131,7 @@ def read_tiff(path: str, header: TiffHeader) -> np.ndarray:
     """
     if header.size[0] * header.size[1] > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
         raise Image.DecompressionBombError(f"{header.size[0] * header.size[1]} pixels")
-    with tifffile_for(path).TiffFile(path) as tiff:
+    with open_binary(path) as file, tifffile_for(path).TiffFile(file) as tiff:
         page = tiff.pages[0]
         pixels = np.asarray(page.asarray())
         if pixels.ndim not in (2, 3) or not pixels.size:

@@ -10,6 +10,7 @@ from PIL import Image, TiffImagePlugin
 from semseg_automl.core.errors import DataError
 from semseg_automl.data.images import IntensityScaling, Source, as_path, describe, read_image, to_rgb
 from semseg_automl.data.preprocess import resize_rgb
+from semseg_automl.data.remote import is_remote
 
 _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION, _SAMPLES, _PLANAR, _PREDICTOR = (
     259, 262, 266, 274, 277, 284, 317,
@@ -21,7 +22,8 @@ _LAYOUTS = {"L": (1, 1), "RGB": (3, 2)}  # mode -> channels, photometric interpr
 class PictureWindows:
     """Parts of one picture as the network sees it.
 
-    An uncompressed 8-bit TIFF in strips is mapped into memory and only read where a window lies.
+    An uncompressed 8-bit TIFF in strips is mapped into memory for each window anew, and only read
+    where the window lies, so that the memory does not grow with the picture.
     Any other file is decoded whole and kept as it is stored (8-bit colour: three bytes a pixel,
     about twice that while Pillow decodes). Pillow refuses files of more than twice
     ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, here as everywhere: raise that number for files you trust.
@@ -44,10 +46,11 @@ class PictureWindows:
 
     def __init__(self, source: Source, scaling: IntensityScaling | None = None) -> None:
         mapped = map_tiff(source)
+        self._source: Source | None = None if mapped is None else source
         pixels = read_image(source) if mapped is None else mapped
         if pixels.dtype.kind == "f" and scaling is None:  # its range is the whole picture's
             pixels = to_rgb(pixels)
-        self._pixels, self._scaling = pixels, scaling
+        self._pixels, self._scaling = (pixels if mapped is None else None), scaling
         self.size = (pixels.shape[0], pixels.shape[1])
 
     def window(self, scaled: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
@@ -65,11 +68,14 @@ class PictureWindows:
         ndarray
             (h, w, C) uint8.
         """
+        pixels = self._pixels if self._source is None else map_tiff(self._source)
+        if pixels is None or pixels.shape[:2] != self.size:
+            raise DataError(f"{describe(self._source or '')}: the file was changed while it was read.")
         if scaled == self.size:
-            return to_rgb(self._pixels[slice(*rows), slice(*columns)], self._scaling)
+            return to_rgb(pixels[slice(*rows), slice(*columns)], self._scaling)
         top, bottom, upper, lower = _source_range(self.size[0], scaled[0], rows)
         left, right, near, far = _source_range(self.size[1], scaled[1], columns)
-        part = to_rgb(self._pixels[top:bottom, left:right], self._scaling)
+        part = to_rgb(pixels[top:bottom, left:right], self._scaling)
         size = (rows[1] - rows[0], columns[1] - columns[0])
         return resize_rgb(part, size, box=(near, upper, far, lower))
 
@@ -84,7 +90,7 @@ def map_tiff(source: Source) -> np.ndarray | None:
     if isinstance(source, np.ndarray | Image.Image):
         return None
     path = as_path(source)
-    if not path.lower().endswith((".tif", ".tiff")):
+    if not path.lower().endswith((".tif", ".tiff")) or is_remote(path):
         return None
     try:
         with Image.open(path) as image:

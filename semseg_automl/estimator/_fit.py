@@ -304,4 +304,5 @@ def _job(request: FitRequest, problem: _Problem, init: Any) -> TrainJob:
         seed=request.seed,
         init=init,
         tta=find_preset(request.preset)[1].tta,
+        own_augment=request.own_augment,
     )

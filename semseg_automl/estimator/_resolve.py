@@ -9,6 +9,7 @@ from typing import Any
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.data.augment import OWN
 from semseg_automl.estimator._rules import check_hyperparameter
 from semseg_automl.estimator.presets import DEFAULT_PRESET, PRESETS, Preset
 from semseg_automl.peft.registry import resolve_method
@@ -55,14 +56,22 @@ def resolve_request(
         raise ConfigError("backbone is an argument of SemanticSegmentor, not a hyperparameter.")
     fixed, spaces = split_hyperparameters(given)
     values = {k: v for k, v in preset.hyperparameters.items() if k not in spaces} | fixed
+    own = values.pop("augment") if callable(values.get("augment")) else None
     for key, value in values.items():
         check_hyperparameter(key, value)
+    if own is not None:  # the configuration holds plain values: of a function its name
+        values["augment"] = f"{OWN}{getattr(own, '__qualname__', type(own).__qualname__)}"
     for key, space in spaces.items():
         for value in space.choices if isinstance(space, Categorical) else (space.lower, space.upper):
             check_hyperparameter(key, value)
     config = RunConfig().replace(**values)
     resolve_method(config.adapter)  # values that don't go together, such as top_k and num_experts
     tune, auto = _tune_settings(tune_kwargs, preset, spaces)
+    if own is not None and tune is not None and (tune.num_workers or 1) > 1:
+        raise ConfigError(
+            f"num_workers={tune.num_workers} with an augment of your own: other processes can't have the "
+            "function. Use num_workers=1, or augment by name."
+        )
     return FitRequest(
         config=config,
         given=frozenset(fixed if preset.search else values) | (frozenset(values) - {"max_epochs"}),
@@ -77,6 +86,7 @@ def resolve_request(
         size_factor=preset.size_factor,
         finish_share=preset.finish_share,
         storage=storage,
+        own_augment=own,
         callbacks=tuple(callbacks or ()),
     )
 

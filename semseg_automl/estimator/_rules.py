@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.data.augment import OWN
 from semseg_automl.data.augment import PRESETS as AUGMENTS
 from semseg_automl.losses.registry import LOSSES
 from semseg_automl.losses.weights import NO_WEIGHTS, SCHEMES
@@ -84,6 +85,7 @@ RULES: dict[str, Rule] = {
     "image_size": Rule(_size, _SIDES),
     "crop_size": Rule(lambda v: v is None or _size(v), f"None, {_SIDES}"),
     "small_share": _FRACTION,
+    "class_crops": Rule(lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
     "small_scale": Rule(lambda v: _number(v) and 0 < v <= 1, "a number above 0, at most 1"),
     "gradient_checkpointing": Rule(lambda v: isinstance(v, bool), "True or False"),
     "learning_rate": _POSITIVE,
@@ -105,6 +107,10 @@ RULES: dict[str, Rule] = {
 
 def check_hyperparameter(name: str, value: Any) -> None:
     """Raise ConfigError where a value is none of the known ones (with a guess) or breaks its rule."""
+    if name == "augment" and callable(value):
+        raise ConfigError("A function as 'augment' is no choice of a search: give it alone, without a list.")
+    if name == "augment" and str(value).startswith(OWN):
+        raise ConfigError(f"augment={value!r} names a function of another fit: give the function itself.")
     if name in CHOICES and value not in CHOICES[name]:
         raise unknown_name(f"value for hyperparameter {name!r}:", value, CHOICES[name])
     if name in RULES and not RULES[name].holds(value):

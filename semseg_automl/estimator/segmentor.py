@@ -223,9 +223,10 @@ class SemanticSegmentor(Looks, BaseEstimator):
         ----------
         data : DataFrame, csv path, list of pictures, or one picture
         output_dir : path, optional
-            Write PNGs there instead of returning arrays, however many there are; finished ones are
-            skipped. ``manifest.jsonl`` there has a line per picture. Pictures that can't be read are
-            left out and told at the end; their path is None.
+            Write PNGs there instead of returning arrays (of GeoTIFFs, GeoTIFFs in the same place: extra
+            [geo]), however many there are; finished ones are skipped. ``manifest.jsonl``
+            there has a line per picture. Pictures that can't be read are left out and told at the end;
+            their path is None.
         batch_size : int or "auto"
         tta : bool, str or dict, optional
             Views of each picture whose probabilities are averaged. True or "mirror": the picture and its
@@ -239,8 +240,8 @@ class SemanticSegmentor(Looks, BaseEstimator):
             side of the tiles in pixels after scaling (rounded up to a multiple of 32): larger pictures
             are scaled as with "auto", others as with None. The choice is logged. A model that was
             stored without the sizes of its training pictures: "auto" is None, and a number takes them
-            to have been of the model's size. Masks are decided row by row, so that the memory beyond
-            the stored picture and its mask is bounded by a band of tiles.
+            to have been of the model's size. Masks are decided (with ``output_dir``, written) row by row,
+            so that the memory beyond the picture and an array of its mask is bounded by a band of tiles.
         tile_overlap : float, in [0, 1)
             Share of a tile that its neighbour covers too; logits are blended with Gaussian weights.
         shard : (i, n), optional

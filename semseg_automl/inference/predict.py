@@ -17,7 +17,7 @@ from semseg_automl.data.images import IntensityScaling, Source, image_size
 from semseg_automl.data.label_map import LabelMap
 from semseg_automl.data.preprocess import plan_geometry
 from semseg_automl.data.windows import PictureWindows, check_size
-from semseg_automl.inference.tiled import joined, probability_rows
+from semseg_automl.inference.tiled import MaskRows, joined, probability_rows
 from semseg_automl.inference.tiling import WHOLE, TilePlan, TileRule, describe_tiles, plan_tiles
 from semseg_automl.inference.views import Views, scaled_size
 from semseg_automl.inference.whole import (
@@ -182,17 +182,39 @@ class Predictor:
             Called with position and error of a picture that can't be decoded; where it does not
             raise, the picture is left out. The default raises.
         """
+        parts = self.iter_mask_parts(sources, batch_size, tta=tta, tile=tile, sizes=sizes, trouble=trouble)
+        for position, mask in parts:
+            if isinstance(mask, np.ndarray):
+                yield position, mask
+                continue
+            try:
+                whole = joined(mask.parts, 0, mask.size[0])
+            except DataError as error:
+                trouble(position, error)
+            else:
+                yield position, whole
+
+    def iter_mask_parts(
+        self,
+        sources: Sequence[Source],
+        batch_size: int | str = "auto",
+        *,
+        tta: Tta = False,
+        tile: TileRule = WHOLE,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        trouble: Trouble = _raise,
+    ) -> Iterator[tuple[int, np.ndarray | MaskRows]]:
+        """As :meth:`iter_masks`, but a mask in tiles comes as rows, which are computed as they are taken.
+
+        Each is to be used up before the next is asked for; taking its rows raises DataError where
+        its picture can't be decoded.
+        """
         plan = self._plan(sources, batch_size, tile, tta, sizes)
         for position, found in self._iter_whole(sources, plan, batch_size, trouble):
             yield position, self.to_mask(found)
         for position, plans in plan.tiled.items():
             rows = self._tiled_rows(sources[position], plans, batch_size, plan.views)
-            try:
-                mask = joined(map(self.to_mask, rows), 0, plans[0].original[0])
-            except DataError as error:
-                trouble(position, error)
-            else:
-                yield position, mask
+            yield position, MaskRows(size=plans[0].original, parts=map(self.to_mask, rows))
 
     def _plan(
         self,

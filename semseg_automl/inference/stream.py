@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import PictureList
 from semseg_automl.data.images import Source
 from semseg_automl.inference.predict import Predictor
+from semseg_automl.inference.tiled import MaskRows
 from semseg_automl.inference.tiling import WHOLE, TileRule
 from semseg_automl.inference.views import Views
 from semseg_automl.inference.writer import MaskWriter
@@ -82,8 +84,9 @@ def write_masks(
     """Predict and write the masks that are not there yet.
 
     Pictures are dealt with in parts of ``PART``, each sorted by size into batches; beside the list
-    of sources, the memory is that of two batches and a few masks on their way to the disk. A
-    picture that can't be read is noted and left out; all of them are told at the end, with the rate.
+    of sources, the memory is that of two batches and a few masks on their way to the disk; a mask in
+    tiles is written while it is computed. A picture that can't be read is noted and left out; all of
+    them are told at the end, with the rate.
 
     Parameters
     ----------
@@ -103,9 +106,12 @@ def write_masks(
             part = positions[at : at + PART]
             masks = _masks(predictor, pictures, writer, part, report, batch_size, views, tile)
             for position, mask in masks:
-                queue.put(position, mask)
+                if isinstance(mask, np.ndarray):
+                    queue.put(position, mask)
+                elif not _write_rows(writer, report, position, mask):
+                    continue
                 report.written += 1
-                report.pixels += mask.shape[0] * mask.shape[1]
+                report.pixels += math.prod(mask.size if isinstance(mask, MaskRows) else mask.shape[:2])
                 if time.monotonic() - told > _EVERY:
                     told = time.monotonic()
                     _tell_progress(report, told - started)
@@ -124,31 +130,41 @@ def _masks(
     batch_size: int | str,
     views: Views | bool,
     tile: TileRule,
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Iterator[tuple[int, np.ndarray | MaskRows]]:
     """(position, mask) of the unfinished pictures of one part, failures noted."""
-
-    def trouble(position: int, error: DataError) -> None:
-        report.failures[position] = str(error)
-        writer.fail(position, str(error))
-
     todo = writer.unfinished(part)
     report.skipped += len(part) - len(todo)
     there: list[tuple[int, Source, tuple[int, int]]] = []
     for position, found in zip(todo, pictures.look(todo), strict=True):
         if isinstance(found, DataError):
-            trouble(position, found)
+            _fail(writer, report, position, found)
         else:
             there.append((position, *found))
-    masks = predictor.iter_masks(
+    masks = predictor.iter_mask_parts(
         [source for _, source, _ in there],
         batch_size,
         tta=views,
         tile=tile,
         sizes=[size for _, _, size in there],
-        trouble=lambda k, error: trouble(there[k][0], error),
+        trouble=lambda k, error: _fail(writer, report, there[k][0], error),
     )
     for k, mask in masks:
         yield there[k][0], mask
+
+
+def _write_rows(writer: MaskWriter, report: Report, position: int, mask: MaskRows) -> bool:
+    """Write a mask in tiles while it is computed; False where its picture can't be decoded."""
+    try:
+        writer.write_rows(position, mask)
+    except DataError as error:
+        _fail(writer, report, position, error)
+        return False
+    return True
+
+
+def _fail(writer: MaskWriter, report: Report, position: int, error: DataError) -> None:
+    report.failures[position] = str(error)
+    writer.fail(position, str(error))
 
 
 class _Queue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -61,6 +62,14 @@ def _rows_at(
     for logits in enlarge_rows(blend_rows(rows, plan, window(plan.tile_cells)), plan):
         found = [probabilities(one) for one in logits.chunk(len(flips))]  # (F*K, n, W) -> F x (K, n, W)
         yield found[0] if len(found) == 1 else sum(found[1:], found[0]) / len(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRows:
+    """A mask that is decided while it is read: ``size`` (H, W), ``parts`` from top to bottom, once."""
+
+    size: tuple[int, int]
+    parts: Iterator[np.ndarray]
 
 
 def joined(parts: Iterable[np.ndarray], axis: int, length: int) -> np.ndarray:

@@ -1,27 +1,39 @@
-"""Masks as PNG files, each written in one step; finished ones are recognised and skipped."""
+"""Masks as PNGs (of GeoTIFFs as GeoTIFFs), each written in one step; finished ones are known and skipped."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from semseg_automl.core.errors import ArtifactError, DataError
-from semseg_automl.data.images import Source, as_path
+from semseg_automl.core.errors import ArtifactError, ConfigError, DataError
+from semseg_automl.core.log import get_logger
+from semseg_automl.data.georeference import georeference, is_geotiff_name
+from semseg_automl.data.images import Source, as_path, parallel
+from semseg_automl.data.remote import is_remote
+from semseg_automl.inference.geotiff import tifffile, write_geotiff
 from semseg_automl.inference.manifest import Entry, Manifest
+from semseg_automl.inference.png_rows import PngRows
+from semseg_automl.inference.tiled import MaskRows
 
 _MARK = "semseg_automl"
+_WRITING, _STALE = ".writing-", 3600.0
+_TIFF, _DESCRIPTION = ".tif", 270
+_LOG = get_logger("inference")
 
 
 class MaskWriter:
-    """Write one PNG per picture into a folder.
+    """Write one PNG per picture into a folder; of a GeoTIFF a GeoTIFF, where tifffile is installed.
 
     A file is named after its picture (``leaf.jpg`` -> ``leaf.png``); pictures that share a stem get
     a short hash of their full path as well, arrays and PIL images their position. Each PNG carries
@@ -62,11 +74,12 @@ class MaskWriter:
         self._palette = palette
         self.folder = Path(folder)
         self._sources, self._key = sources, key
-        self._names = output_names(sources)
+        self._names = output_names(sources, _georeferenced(sources))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArtifactError(f"output_dir={str(self.folder)!r} can't be created: {error}") from error
+        _sweep(self.folder)
         self.manifest = Manifest(self.folder, shard)
         self._finished: dict[str, Entry] | None = None
 
@@ -109,15 +122,43 @@ class MaskWriter:
         ArtifactError
             The folder can't be written.
         """
-        path, info = self.path(position), PngImagePlugin.PngInfo()
+        if self._is_geotiff(position):
+            return self.write_rows(position, MaskRows(size=mask.shape[:2], parts=iter([mask])))
+        info = PngImagePlugin.PngInfo()
         mark = _mark(self._sources[position], self._key)
         if mark is not None:
             info.add_text(_MARK, mark)
         picture = to_png_image(mask, self._palette)
-        temporary = self.folder / f".writing-{uuid.uuid4().hex}"  # not mkstemp: it ignores the umask
+        return self._put(position, mark, lambda stream: picture.save(stream, format="PNG", pnginfo=info))
+
+    def write_rows(self, position: int, mask: MaskRows) -> Path:
+        """As :meth:`write`, of a mask that is computed while it is written."""
+        mark = _mark(self._sources[position], self._key)
+
+        def fill(stream: BinaryIO) -> None:
+            parts = map(_png_values, mask.parts)
+            if self._is_geotiff(position):
+                tags, words = georeference(self._sources[position]), f"{_MARK} {mark}"
+                write_geotiff(stream, parts, mask.size, tags, mark=words, palette=self._palette)
+                return
+            text = {} if mark is None else {_MARK: mark}
+            picture = PngRows(stream, mask.size, text=text, palette=self._palette)
+            for rows in parts:
+                picture.add(rows)
+            picture.close()
+
+        return self._put(position, mark, fill)
+
+    def _is_geotiff(self, position: int) -> bool:
+        return self._names[position].endswith(_TIFF)
+
+    def _put(self, position: int, mark: str | None, fill: Callable[[BinaryIO], None]) -> Path:
+        """Write a file beside its place, move it there in one step, and note it."""
+        path = self.path(position)
+        temporary = self.folder / f"{_WRITING}{uuid.uuid4().hex}"  # not mkstemp: it ignores the umask
         try:
             with temporary.open("xb") as stream:
-                picture.save(stream, format="PNG", pnginfo=info)
+                fill(stream)
             os.replace(temporary, path)
             state = os.stat(path)
         except OSError as error:
@@ -138,8 +179,16 @@ class MaskWriter:
 
 def to_png_image(mask: np.ndarray, palette: Sequence[int] | None = None) -> Image.Image:
     """8-bit grey (or palette), 16-bit grey or RGB picture of a mask, by its shape and largest value."""
+    picture = Image.fromarray(_png_values(mask))
+    if palette is not None and picture.mode == "L":
+        picture.putpalette(list(palette))  # the pixels stay, as indices
+    return picture
+
+
+def _png_values(mask: np.ndarray) -> np.ndarray:
+    """A mask in the dtype that its PNG has."""
     if mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype == np.uint8:
-        return Image.fromarray(mask)
+        return mask
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
         raise DataError(f"A mask must be (H, W) integers or (H, W, 3) uint8, got {mask.shape} {mask.dtype}.")
     low, high = (int(mask.min()), int(mask.max())) if mask.size else (0, 0)
@@ -148,14 +197,28 @@ def to_png_image(mask: np.ndarray, palette: Sequence[int] | None = None) -> Imag
             f"A PNG holds values 0..65535, found {low}..{high}. predict without output_dir gives arrays."
         )
     # the dtype decides, not the picture's own values: all masks of one model get one format
-    picture = Image.fromarray(mask.astype(np.uint8 if mask.dtype.itemsize == 1 else np.uint16))
-    if palette is not None and picture.mode == "L":
-        picture.putpalette(list(palette))  # the pixels stay, as indices
-    return picture
+    return mask.astype(np.uint8 if mask.dtype.itemsize == 1 else np.uint16)
 
 
-def output_names(sources: Sequence[Source]) -> list[str]:
-    """One distinct PNG file name per picture, independent of the order of the others."""
+def _georeferenced(sources: Sequence[Source]) -> set[int]:
+    """Positions of the pictures whose masks are GeoTIFFs; told where a package for them is missing."""
+    named = [i for i, source in enumerate(sources) if is_geotiff_name(source)]
+    found = parallel(lambda i: bool(georeference(sources[i])), named)
+    placed = {i for i, there in zip(named, found, strict=True) if there}
+    if placed:
+        try:
+            tifffile()
+        except ConfigError as error:
+            _LOG.warning("The masks of %d GeoTIFFs are written as PNG. %s", len(placed), error)
+            return set()
+    return placed
+
+
+def output_names(sources: Sequence[Source], geotiffs: Collection[int] = ()) -> list[str]:
+    """One distinct file name per picture, independent of the order of the others.
+
+    PNGs, but for the positions in ``geotiffs``.
+    """
     stems = [_stem(source, i) for i, source in enumerate(sources)]
     often = Counter(stem.casefold() for stem in stems)  # some file systems ignore case
     names: list[str] = []
@@ -167,8 +230,16 @@ def output_names(sources: Sequence[Source]) -> list[str]:
         if name.casefold() in taken:  # the same picture twice
             name = f"{name}-{position}"
         taken.add(name.casefold())
-        names.append(name + ".png")
+        names.append(name + (_TIFF if position in geotiffs else ".png"))
     return names
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process was writing: files that nobody has added to for an hour."""
+    for path in folder.glob(_WRITING + "*"):
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - path.stat().st_mtime > _STALE:
+                path.unlink()
 
 
 def _stem(source: Source, position: int) -> str:
@@ -178,11 +249,7 @@ def _stem(source: Source, position: int) -> str:
 
 
 def _full(source: str | os.PathLike[str]) -> str:
-    return str(source) if _is_remote(source) else os.path.abspath(as_path(source))
-
-
-def _is_remote(source: Source) -> bool:
-    return isinstance(source, str) and "://" in source and not source.lower().startswith("file:")
+    return str(source) if is_remote(source) else os.path.abspath(as_path(source))
 
 
 def _shown(source: Source) -> str | None:
@@ -194,7 +261,7 @@ def _mark(source: Source, key: str) -> str | None:
     if not isinstance(source, (str, os.PathLike)):
         return None
     parts = [key, _full(source)]
-    if not _is_remote(source):
+    if not is_remote(source):
         try:
             state = os.stat(as_path(source))
         except OSError:
@@ -206,6 +273,8 @@ def _mark(source: Source, key: str) -> str | None:
 def _read_mark(path: Path) -> str | None:
     try:
         with Image.open(path) as picture:
+            if isinstance(picture, TiffImagePlugin.TiffImageFile):
+                return str(picture.tag_v2.get(_DESCRIPTION, "")).removeprefix(f"{_MARK} ")
             return picture.info.get(_MARK)
-    except OSError:  # not there, or not a picture
+    except (OSError, Image.DecompressionBombError):  # not there, not a picture, or one too large to look at
         return None

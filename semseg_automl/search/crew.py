@@ -243,7 +243,11 @@ def _opened(session: Session, study: optuna.Study, storage: str | None) -> Crew 
     on_disk = files.path is not None and (storage is not None or files.holds_study)
     if wanted and not on_disk:
         _LOG.info("The search is not kept on disk: one process.")
-    if not on_disk or (not wanted and not (in_files(session.job.train) and in_files(session.job.val))):
+    if (
+        session.job.own_augment is not None
+        or not on_disk
+        or (not wanted and not (in_files(session.job.train) and in_files(session.job.val)))
+    ):
         return None
     settings, folder = request.tune or TuneSettings(), crew_folder(files)
     notice = Notice(

@@ -38,6 +38,7 @@ def fingerprint(train: Samples, val: Samples, label_map: LabelMap, scan: LabelSc
         n_classes=label_map.n_classes,
         thinness=thinnest_class(train.masks or (), label_map),
         foreground=float(1.0 - counts.max() / total) if total else 0.0,
+        rarest=float(counts[counts > 0].min() / total) if total else 1.0,
     )
 
 

@@ -39,6 +39,9 @@ SMALL_SHARE, SMALL_STEPS, SMALL_SIDE = 0.6, 50, 192
 least so many pixels a side), if so many steps would fit at full size alone: the change must not come in the
 last moment. leaf_disease, half of the usual time, two splits of its training tables: IoU 0.572 and 0.680
 with it, 0.526 and 0.614 without."""
+RARE, CLASS_CROPS = 0.01, 1 / 3
+"""Where a class has less than this share of the pixels, and a crop shows less than half of a picture, so many
+of the crops are laid around a class (the share that Isensee et al., nnU-Net, 2021, use)."""
 MAX_TRIALS = 20
 """Planned trials at most: where more would fit, each gets more time instead."""
 SHORTEST_RUNG, RUNG_VALIDATIONS = 20.0, 8.0
@@ -56,7 +59,8 @@ MAX_STEPS = 100_000
 class Fingerprint:
     """Facts about the tables. ``height`` and ``width`` are medians; ``foreground`` is the share of
     labelled pixels that are not of the most frequent class, ``thinness`` the thickness of the
-    thinnest class as a share of the long side (``data.fingerprint.thinnest_class``)."""
+    thinnest class as a share of the long side (``data.fingerprint.thinnest_class``), ``rarest`` the share
+    of labelled pixels of the rarest class that occurs."""
 
     n_train: int
     n_val: int
@@ -65,6 +69,7 @@ class Fingerprint:
     n_classes: int
     foreground: float
     thinness: float
+    rarest: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +192,11 @@ def make_plan(
             changes["crop_size"] = crop
         config = config.replace(**changes)
         reasons.append(reason)
+    if "class_crops" not in request.given and misses_classes(print_, side, config.optim.crop_size):
+        config = config.replace(class_crops=CLASS_CROPS)
+        reasons.append(
+            f"a third of the crops around a class: the rarest has {print_.rarest:.2%} of the pixels"
+        )
     full = train_pixels(print_, side, config.optim.crop_size) * probe.train_seconds_per_mpx
     if "small_share" not in request.given and starts_small(config, request.given, print_, remaining, full):
         config = config.replace(small_share=SMALL_SHARE)
@@ -195,6 +205,15 @@ def make_plan(
     sample = full * mean_cost(config.optim.small_share, config.optim.small_scale)
     validation = print_.n_val * train_pixels(print_, side, None) * probe.predict_seconds_per_mpx
     return _schedule(request, config, print_, probe, remaining, workers, sample, validation, reasons)
+
+
+def misses_classes(print_: Fingerprint, side: int, crop: ImageSize | None) -> bool:
+    """Whether crops laid anywhere would seldom show the rarest class."""
+    if crop is None or print_.rarest >= RARE:
+        return False
+    scale = side / max(print_.height, print_.width)
+    h, w = (crop, crop) if isinstance(crop, int) else crop
+    return h * w < 0.5 * print_.height * print_.width * scale**2
 
 
 def starts_small(

@@ -36,7 +36,8 @@ class FitRequest:
     user or the preset fixed (the planner leaves them alone); ``spaces`` the ones that the user
     wants searched; ``tune=None`` means no search, ``auto_tune`` that the planner may decide.
     ``size_factor`` multiplies the picture size that the planner would choose; ``finish_share`` of
-    a search's time continues its best trial. ``folder`` is the model's; None: nothing is kept on disk.
+    a search's time continues its best trial. ``own_augment`` is the user's function or torchvision
+    transform, which ``config.augment`` only names. ``folder`` is the model's; None: nothing is kept on disk.
     """
 
     config: RunConfig
@@ -54,5 +55,6 @@ class FitRequest:
     size_factor: float = 1.0
     finish_share: float = 0.15
     storage: str | None = None
+    own_augment: Callable[..., Any] | None = None
     folder: Path | None = None
     callbacks: tuple[Callable[..., None], ...] = ()

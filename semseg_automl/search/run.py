@@ -12,6 +12,7 @@ import optuna
 
 from semseg_automl.core.errors import ArtifactError, ConfigError, TrainingError
 from semseg_automl.core.log import get_logger
+from semseg_automl.data.augment import OWN
 from semseg_automl.models.devices import peak_memory_mb
 from semseg_automl.search.budget import Budget, Interrupt
 from semseg_automl.search.crew import crew_of
@@ -129,7 +130,12 @@ def gone_on(request: FitRequest, start: Start) -> FitRequest:
             f"resume=True goes on with a fit that was cut short, and other hyperparameters were given: "
             f"{words}. Leave them out, or start in another folder."
         )
-    planned = frozenset({"image_size", "crop_size", "augment", "small_share"})
+    if start.config.optim.augment.startswith(OWN) and request.own_augment is None:
+        raise ConfigError(
+            f"resume=True goes on with a fit whose augment was a function ({start.config.optim.augment}): "
+            "give it again, or start in another folder."
+        )
+    planned = frozenset({"image_size", "crop_size", "augment", "small_share", "class_crops"})
     if len(start.rungs) == 1:  # a schedule that was begun with its end in view is not paused
         planned |= {"schedule"}
     config = start.config.replace(max_epochs=request.config.optim.max_epochs)

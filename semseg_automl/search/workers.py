@@ -50,11 +50,13 @@ def measure(request: FitRequest, job: TrainJob, print_: Fingerprint, remaining: 
 def fixed_workers(request: FitRequest, job: TrainJob, remaining: float) -> int | None:
     """The number where nothing is to be measured: as asked for, one a GPU; None on a CPU.
 
-    One where there is no search or no time to start more, or where the sampler or the pruner is an
-    object of the user's, which other processes can't have.
+    One where there is no search or no time to start more, or where sampler, pruner or augmentation is
+    an object of the user's, which other processes can't have.
     """
     tune = request.tune
-    own_objects = tune is not None and (tune.sampler is not None or tune.pruner is not None)
+    own_objects = request.own_augment is not None or (
+        tune is not None and (tune.sampler is not None or tune.pruner is not None)
+    )
     searching = (1.0 - request.finish_share) * remaining
     if tune is None or own_objects or request.folder is None or searching < WORTH_STARTING:
         return 1

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from semseg_automl.core.config import ImageSize, RunConfig
 from semseg_automl.core.log import get_logger
-from semseg_automl.data.augment import Augment, resolve_augment
+from semseg_automl.data.augment import OWN, Augment, resolve_augment
 from semseg_automl.data.preprocess import plan_geometry
 from semseg_automl.models.encoders.base import Encoder, Features
 from semseg_automl.models.segmenter import Segmenter
@@ -36,10 +36,10 @@ WORTH_WHOLE = 0.95
 
 def forms(augment: object) -> int | None:
     """Number of pictures that an augmentation makes of a whole one: flips only; None where it has no end."""
-    recipe = resolve_augment(augment)  # type: ignore[arg-type]
-    if not isinstance(recipe, Augment) or recipe.scale is not None:
+    if isinstance(augment, str) and augment.startswith(OWN):
         return None
-    if recipe.brightness or recipe.contrast or recipe.saturation:
+    recipe = resolve_augment(augment)
+    if not isinstance(recipe, Augment) or not recipe.only_flips:
         return None
     return (1 + (0 < recipe.horizontal_flip < 1)) * (1 + (0 < recipe.vertical_flip < 1))
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from semseg_automl.core.errors import DataError, TrainingError
 from semseg_automl.core.log import get_logger
+from semseg_automl.data.class_crops import ClassCrops
 from semseg_automl.data.dataset import SegmentationDataset, collate
 from semseg_automl.data.fingerprint import class_pixels
 from semseg_automl.data.images import network_channels
@@ -78,12 +79,22 @@ def make_datasets(job: TrainJob, world: int = 1) -> tuple[SegmentationDataset, S
     train = SegmentationDataset(
         job.train,
         job.label_map,
-        augment=optim.augment,
+        augment=job.own_augment or optim.augment,
         crop_size=optim.crop_size,
         still=job.feature_cache is not None and forms(optim.augment) is not None,
+        aim=class_crops(job),
         **common,
     )
     return train, SegmentationDataset(job.val, job.label_map, augment="none", **common)
+
+
+def class_crops(job: TrainJob) -> ClassCrops | None:
+    """Where the job's crops are laid; None: anywhere."""
+    optim = job.config.optim
+    if not optim.class_crops or optim.crop_size is None:
+        return None
+    weights = class_weights(class_pixels(job.train.masks or (), job.label_map), "sqrt")
+    return ClassCrops(share=optim.class_crops, weights=weights or ())
 
 
 def make_segmenter(job: TrainJob) -> Segmenter:

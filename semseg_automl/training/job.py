@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -34,6 +35,7 @@ class TrainJob:
     the frozen features that jobs share (``training.feature_cache``); None computes them every time.
     ``checkpoint``: a file that the run's state is written to after each validation; a run that finds
     one there goes on from it.
+    ``own_augment``: the user's function or torchvision transform, in place of ``config.augment``.
     ``decay``: share of the run, at its end, over which the schedule "wsd" falls to 0; None: its own.
     """
 
@@ -57,6 +59,7 @@ class TrainJob:
     feature_cache: str | None = None
     checkpoint: str | None = None
     decay: float | None = None
+    own_augment: Callable[..., Any] | None = None
 
 
 def _never(_step: int, _score: float) -> bool:

@@ -147,6 +147,12 @@ CASES = [
     Case("text as mask", (ROW, "x.png", "export it as one of"), mask=lambda p: _write(p / "x.png", "hello")),
     Case("half a mask", (ROW, "x.png", "copy"), mask=lambda p: _half(p / "x.png", _noise()[..., 0] % 2)),
     Case(
+        "a mask that lies",
+        (ROW, "x.png", "24 of its 240 rows", "copy"),
+        image=lambda p: np.zeros((240, 32)),
+        mask=lambda p: _png_that_claims(p / "x.png", 32, 240),
+    ),
+    Case(
         "a mask of another size", (ROW, "9x8", "32x24", "as large as"), mask=lambda p: np.zeros((8, 9), int)
     ),
     Case("a turned mask", (ROW, "24x32", "EXIF"), mask=lambda p: np.zeros(SIZE[::-1], int)),

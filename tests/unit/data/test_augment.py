@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.ndimage import binary_erosion, gaussian_filter
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from semseg_automl.core.errors import ConfigError
-from semseg_automl.data.augment import PRESETS, Augment, jitter, resolve_augment
+from semseg_automl.data.augment import PRESETS, Augment, jitter, random_window, resolve_augment
+from semseg_automl.data.augment_ops import FILL, blur, compress, noise, rotate
 from semseg_automl.data.label_map import IGNORE
 
 RNG = np.random.default_rng(0)
@@ -75,8 +81,9 @@ def test_flips_are_flips_and_none_is_identity() -> None:
     assert 0.42 < np.mean(counts) < 0.58
 
 
-def test_only_strong_flips_vertically() -> None:
-    assert [name for name, recipe in PRESETS.items() if recipe.vertical_flip] == ["strong"]
+def test_the_planned_recipes_never_turn_a_picture_over() -> None:
+    turned = [n for n, r in PRESETS.items() if r.vertical_flip or r.quarter_turns or r.rotation]
+    assert turned == ["strong", "medical", "aerial"]
 
 
 @pytest.mark.parametrize("factors", [(1.2, 1.0, 1.0), (1.0, 0.8, 1.0), (1.0, 1.0, 0.5), (0.9, 1.1, 1.2)])
@@ -119,3 +126,162 @@ def test_medium_takes_less_than_five_milliseconds() -> None:
         PRESETS["medium"](image, mask, np.random.default_rng(seed))
         times.append(time.perf_counter() - start)
     assert np.median(times) < 0.005
+
+
+# single changes against Pillow and SciPy
+
+
+def _smooth(height: int = 90, width: int = 120) -> np.ndarray:
+    small = Image.fromarray(RNG.integers(40, 216, (6, 8, 3), np.uint8))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("degrees", [-33.0, -10.0, 4.0, 15.0, 90.0])
+def test_rotation_against_pillow(degrees: float) -> None:
+    image = _smooth()
+    mask = (image[..., 1] > 128).astype(np.int16)
+    ours, labels = rotate(image, mask, degrees, mask.shape)
+    theirs = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=FILL))
+    told = np.asarray(Image.fromarray(mask.astype(np.int32)).rotate(degrees, fillcolor=IGNORE))
+    assert ours.dtype == np.uint8 and labels.dtype == np.int16
+    inside = (labels != IGNORE) & (told != IGNORE)
+    assert np.abs(ours.astype(int) - theirs)[inside].mean() < 1.0  # Pillow rounds down
+    assert (labels == told).mean() > 0.97 and inside.mean() > 0.3
+    outside = binary_erosion((labels == IGNORE) & (told == IGNORE), border_value=1)
+    assert (ours[outside] == FILL).all()  # but for the pixels beside the picture, where colours are mixed
+
+
+@pytest.mark.parametrize("size", [(90, 120), (50, 61), (101, 130), (40, 150)])
+def test_a_rotated_picture_is_cut_around_its_middle(size: tuple[int, int]) -> None:
+    image = _smooth()
+    mask = np.zeros((90, 120), np.int16)
+    mask[43:47, 58:62] = 1  # around the middle
+    out, labels = rotate(image, mask, 20.0, size)
+    assert out.shape == (*size, 3) and labels.shape == size
+    rows, columns = np.nonzero(labels == 1)
+    middle = rows.mean() + 0.5, columns.mean() + 0.5
+    np.testing.assert_allclose(middle, (size[0] / 2, size[1] / 2), atol=1.01)
+    assert (out[binary_erosion(labels == IGNORE, iterations=2, border_value=1)] == FILL).all()
+
+
+def test_a_rotated_crop_has_picture_in_its_corners() -> None:
+    image = _smooth(300, 300)
+    recipe = Augment(rotation=30.0, rotation_share=1.0)
+    for seed in range(20):
+        out, labels = recipe(
+            image, np.zeros((300, 300), np.int16), np.random.default_rng(seed), crop=(100, 100)
+        )
+        assert out.shape == (100, 100, 3) and (labels != IGNORE).mean() > 0.99
+    whole, labels = recipe(image, np.zeros((300, 300), np.int16), np.random.default_rng(1))
+    assert whole.shape == image.shape and 0.5 < (labels != IGNORE).mean() < 1
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 1.5])
+def test_blur_against_scipy(sigma: float) -> None:
+    image = _smooth()
+    image = np.where(RNG.random((90, 120, 1)) < 0.1, 255 - image, image).astype(np.uint8)
+    theirs = gaussian_filter(image.astype(float), (sigma, sigma, 0), mode="mirror")
+    assert np.abs(blur(image, sigma) - theirs).mean() < 1.0
+    assert np.abs(image - theirs).mean() > (0.05 if sigma < 0.5 else 3)
+
+
+@pytest.mark.parametrize("quality", [40, 80])
+def test_compression_against_pillow(quality: int) -> None:
+    image, stream = _smooth(), io.BytesIO()
+    Image.fromarray(image).save(stream, format="JPEG", quality=quality)
+    assert np.abs(compress(image, quality).astype(int) - np.asarray(Image.open(stream))).mean() < 1.0
+    assert np.abs(compress(image, 40).astype(int) - image).mean() > 0.5
+
+
+def test_noise_has_its_sigma_and_clips() -> None:
+    image = np.full((200, 200, 3), 128, np.uint8)
+    difference = noise(image, 10.0, np.random.default_rng(0)).astype(float) - 128
+    assert abs(difference.mean()) < 0.2 and abs(difference.std() - 10.0) < 0.2
+    assert noise(np.full((20, 20, 3), 255, np.uint8), 30.0, np.random.default_rng(0)).max() == 255
+
+
+def test_quarter_turns() -> None:
+    image, mask = _coded(60, 60)
+    recipe, seen = Augment(quarter_turns=True), set()
+    for seed in range(40):
+        out, labels = recipe(image, mask, np.random.default_rng(seed))
+        turns = [
+            k for k in range(4) if (out == np.rot90(image, k)).all() and (labels == np.rot90(mask, k)).all()
+        ]
+        assert turns
+        seen.update(turns)
+    assert seen == {0, 1, 2, 3}
+    image, mask = _coded(60, 80)
+    for seed in range(10):
+        out, labels = recipe(image, mask, np.random.default_rng(seed))
+        assert labels.shape == mask.shape
+        out, labels = recipe(image, mask, np.random.default_rng(seed), crop=(40, 32))
+        assert out.shape == (40, 32, 3) and labels.shape == (40, 32)
+
+
+# the user's own
+
+
+def test_a_torchvision_transform_is_taken_as_it_is() -> None:
+    image, mask = _coded()
+    fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
+    theirs = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomAffine(20, fill=fill),
+            v2.ColorJitter(0.1),
+            v2.RandomCrop((40, 50)),
+        ]
+    )
+    before = torch.random.get_rng_state()
+    one, two = (resolve_augment(theirs)(image, mask, np.random.default_rng(3)) for _ in range(2))
+    other = resolve_augment(theirs)(image, mask, np.random.default_rng(4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[1], two[1])
+    assert not np.array_equal(one[0], other[0])
+    assert one[0].shape == (40, 50, 3) and one[0].dtype == np.uint8
+    assert one[1].shape == (40, 50) and one[1].dtype == np.int16 and (one[1] == IGNORE).any()
+    seen = one[1] != IGNORE
+    told = np.rint((one[0][..., 1].astype(float) - 60) / 40)
+    assert np.corrcoef(told[seen], one[1][seen])[0, 1] > 0.8
+    flipped = resolve_augment(v2.RandomHorizontalFlip(1.0))(image, mask, np.random.default_rng(0))
+    np.testing.assert_array_equal(flipped[1], mask[:, ::-1])
+
+
+def test_a_transform_that_normalises_is_refused() -> None:
+    image, mask = _coded()
+    with pytest.raises(ConfigError, match="leave out ToDtype"):
+        resolve_augment(v2.ToDtype(torch.float32, scale=True))(image, mask, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["light", "medium"])
+def test_the_planned_recipes_draw_what_they_always_drew(name: str) -> None:
+    """New changes must not move the random numbers of the recipes that results were made with."""
+    image, mask = _coded()
+    recipe = PRESETS[name]
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        expected, labels = image, mask
+        if rng.random() < 0.5:
+            expected, labels = expected[:, ::-1], labels[:, ::-1]
+        rng.random()
+        factor = float(np.exp(rng.uniform(*np.log(recipe.scale)))) if recipe.scale else 1.0
+        expected, labels = random_window(expected, labels, (32, 32), factor, rng.random(2))
+        if name == "medium":
+            expected = jitter(np.ascontiguousarray(expected), *(1 + 0.2 * rng.uniform(-1, 1, 3)))
+        out, told = recipe(image, mask, np.random.default_rng(seed), crop=(32, 32))
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(told, labels)
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("name", ["strong", "medical", "aerial"])
+def test_the_other_recipes_take_less_than_thirty_milliseconds(name: str) -> None:
+    image, mask = RNG.integers(0, 256, (360, 480, 3), np.uint8), np.zeros((360, 480), np.int16)
+    times = []
+    for seed in range(60):
+        start = time.perf_counter()
+        PRESETS[name](image, mask, np.random.default_rng(seed))
+        times.append(time.perf_counter() - start)
+    assert np.median(times) < 0.03

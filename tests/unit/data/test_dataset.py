@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
-from semseg_automl.core.errors import DataError
+from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.data.dataset import SegmentationDataset, bucket_order, collate
 from semseg_automl.data.frame import Samples, check_table
 from semseg_automl.data.images import read_image, to_rgb
@@ -155,3 +157,49 @@ def test_buckets_hold_one_shape_and_every_picture_once() -> None:
     assert len(mixed) <= 2
     assert batches == bucket_order(geometries, 4, np.random.default_rng(1))
     assert batches != bucket_order(geometries, 4, np.random.default_rng(2))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda image, mask, rng: None,
+        lambda image, mask, rng: (image, mask, rng),
+        lambda image, mask, rng: (image.astype(np.float32), mask),
+        lambda image, mask, rng: (image[1:], mask),
+        lambda image, mask, rng: (image[..., 0], mask),
+        lambda image, mask, rng: (image[:0], mask[:0]),
+        lambda image, mask, rng: (image, mask + 0.5),
+        lambda image, mask, rng: (np.repeat(image, 2, axis=0), np.repeat(mask, 2, axis=0)),
+    ],
+)
+def test_an_own_function_that_answers_wrong_is_told_so(checked: tuple[Samples, LabelMap], wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"given as augment must answer with an image \(h, w, 3\) uint8"):
+        _dataset(checked, augment=wrong)[0]
+
+
+def test_an_own_function_may_answer_with_less_and_other_integers(checked: tuple[Samples, LabelMap]) -> None:
+    def cut(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return image[:20, 3:], mask[:20, 3:].astype(np.int64)
+
+    item = _dataset(checked, augment=cut)[0]
+    assert (item["mask"][20:] == IGNORE).all() and (item["mask"] != IGNORE).any()
+    large = _dataset(checked, augment=lambda i, m, r: (np.repeat(i, 2, 0), np.repeat(m, 2, 0)), crop_size=32)
+    assert large[0]["mask"].shape == (32, 32)
+
+
+@pytest.mark.parametrize("augment", ["strong", "own"])
+def test_the_same_seed_gives_the_same_pictures_with_any_number_of_workers(
+    checked: tuple[Samples, LabelMap], augment: str
+) -> None:
+    own = v2.Compose([v2.RandomRotation(20), v2.ColorJitter(0.3, 0.3), v2.RandomHorizontalFlip()])
+    chosen = own if augment == "own" else augment
+    batches = [[(epoch, i) for i in range(3 * k, 3 * k + 3)] for epoch in range(2) for k in range(4)]
+    found = []
+    for workers in (0, 1, 2):
+        data = _dataset(checked, augment=chosen, crop_size=48, seed=5)
+        loader = DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+        found.append(list(loader))
+    for other in found[1:]:
+        assert all(_equal(a, b) for a, b in zip(found[0], other, strict=True))
+    first, again = (torch.cat([b["image"] for b in found[0][k : k + 4]]) for k in (0, 4))
+    assert not torch.equal(first, again)

@@ -122,7 +122,7 @@ def test_everything_wrong_in_one_error(table: pd.DataFrame, tmp_path: Path) -> N
             (table.image.iloc[0], table.label.iloc[1]),
             (np.zeros((3, 8, 10)), table.label.iloc[0]),
             (table.image.iloc[0], str(tmp_path)),
-            ("https://example.org/a.png", 3),
+            ("nosuch://example.org/a.png", 3),
             (table.image.iloc[0], table.label.iloc[0]),
         ],
         columns=["image", "label"],
@@ -137,7 +137,7 @@ def test_everything_wrong_in_one_error(table: pd.DataFrame, tmp_path: Path) -> N
         "no image (3): row 'r3': the cell is empty (None)", "row 'r5'", "no mask: row 'r4'",
         "mask of another size than its image: row 'r6'", "is 10x8", "is 11x8", "unsupported image: row 'r7'",
         "(3, 8, 10)", "missing mask: row 'r8'", "is a folder; datasets.from_folders",
-        "remote image: row 'r9'",
+        "unreachable image: row 'r9': nosuch://example.org/a.png: can't be fetched",
         "unsupported mask: row 'r9': a int",
     ):  # fmt: skip
         assert part in text, part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import optuna
@@ -38,6 +39,20 @@ def test_the_user_is_stronger_than_the_preset_than_the_default() -> None:
     assert config.adapter.rank == 16 and config.optim.optimizer == "adam" and config.optim.ema_decay == 0.0
     assert config.model.image_size == (320, 480) and config.adapter.routing == "learned"
     assert {"rank", "image_size", "optimizer"} <= request.given and "routing" not in request.given
+
+
+def test_the_users_own_augmentation_is_named_in_the_configuration_and_kept_beside_it() -> None:
+    def darker(image: Any, mask: Any, rng: Any) -> Any:
+        return image, mask
+
+    request = resolve(presets="high_quality", hyperparameters={"augment": darker})
+    assert request.own_augment is darker and "augment" in request.given
+    assert request.config.optim.augment.startswith("own: ") and "darker" in request.config.optim.augment
+    assert RunConfig.from_json(json.loads(json.dumps(request.config.to_json()))) == request.config
+    assert resolve(hyperparameters={"augment": "aerial"}).own_augment is None
+    for wrong, says in ((["light", darker], "no choice"), ("own: darker", "give the function itself")):
+        with pytest.raises(ConfigError, match=says):
+            resolve(hyperparameters={"augment": wrong})
 
 
 def test_a_space_takes_the_place_of_a_presets_value() -> None:
@@ -251,6 +266,14 @@ def test_the_users_sampler_and_pruner_are_passed_on() -> None:
 def test_wrong_search_settings(tune_kwargs: Any, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         resolve(tune_kwargs=tune_kwargs)
+
+
+def test_a_function_of_ones_own_stays_in_one_process() -> None:
+    def same(image: Any, mask: Any, _rng: Any) -> Any:
+        return image, mask
+
+    with pytest.raises(ConfigError, match="num_workers=2 with an augment of your own"):
+        resolve(tune_kwargs={"num_workers": 2}, hyperparameters={"augment": same})
 
 
 def test_spaces_without_a_search_contradict_each_other() -> None:

@@ -103,3 +103,12 @@ def test_crash_leaves_no_half_file(tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="disk full"):
         writer.write(0, MASK)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_process_was_writing_is_removed_but_not_what_another_writes_now(tmp_path):
+    old, new = tmp_path / ".writing-old", tmp_path / ".writing-new"
+    old.write_text("half a mask")
+    new.write_text("half a mask")
+    os.utime(old, (1, 1))
+    MaskWriter(tmp_path, [])
+    assert not old.exists() and new.exists()

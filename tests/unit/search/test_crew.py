@@ -250,6 +250,7 @@ def test_the_number_that_was_asked_for() -> None:
         request(sampler=optuna.samplers.RandomSampler()),
         replace(request(), tune=None),
         replace(request(), folder=None),
+        replace(request(), own_augment=lambda image, mask, _rng: (image, mask)),
     ):
         assert fixed(alone, gpus, 600.0) == 1
     assert fixed(request(num_workers=3), cpu, 10.0) == 1  # no time to start them

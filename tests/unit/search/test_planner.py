@@ -10,6 +10,7 @@ import pytest
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.search.planner import (
+    CLASS_CROPS,
     LEAST_SAMPLES,
     LEAST_SIDE,
     MAX_CROP,
@@ -29,6 +30,7 @@ from semseg_automl.search.planner import (
     Probe,
     make_plan,
     mean_cost,
+    misses_classes,
     natural_side,
     train_crop,
     train_pixels,
@@ -312,3 +314,16 @@ def test_eight_workers_try_more() -> None:
     one, eight = (make_plan(request, FACTS, GPU, 8 * 3600.0, n) for n in (1, 8))
     assert eight.trials > one.trials and eight.workers == 8
     assert eight.rungs[-1] >= one.rungs[-1]
+
+
+def test_crops_are_laid_around_classes_where_one_is_rare_and_crops_are_small() -> None:
+    large = replace(FACTS, height=3000, width=4000, rarest=0.002)
+    assert misses_classes(large, 1024, 448) and misses_classes(large, 1024, (320, 448))
+    assert not misses_classes(replace(large, rarest=0.02), 1024, 448)
+    assert not misses_classes(large, 1024, None) and not misses_classes(large, 512, 448)
+    found = plan(large, GPU, 3600.0)
+    assert found.config.optim.class_crops == CLASS_CROPS
+    assert any("crops around a class: the rarest has 0.20%" in reason for reason in found.reasons)
+    assert plan(replace(FACTS, rarest=0.002), GPU).config.optim.class_crops == 0.0  # crops show nearly all
+    assert plan(HUGE, GPU).config.optim.class_crops == 0.0  # nothing is rare
+    assert plan(large, GPU, hyper={"class_crops": 0.0}).config.optim.class_crops == 0.0

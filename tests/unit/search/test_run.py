@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from semseg_automl.core.config import RunConfig
-from semseg_automl.core.errors import TrainingError
+from semseg_automl.core.errors import ConfigError, TrainingError
 from semseg_automl.search import finish, run, trials
 from semseg_automl.search.budget import Budget, Interrupt
 from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Fingerprint, Probe
 from semseg_automl.search.request import FitRequest, TuneSettings
-from semseg_automl.search.run import run_search
-from semseg_automl.search.run_folder import RunFolder
+from semseg_automl.search.run import gone_on, run_search
+from semseg_automl.search.run_folder import RunFolder, Start
 from semseg_automl.search.space import Categorical
 from semseg_automl.search.study import chains_of
 from semseg_automl.search.trial import Attempt
@@ -432,3 +432,14 @@ def test_a_store_that_can_not_be_made_is_done_without(
     monkeypatch.setattr(feature_store.tempfile, "mkdtemp", full)
     search(machine, monkeypatch, tune=None, folder=tmp_path, **LIGHT)
     assert machine.jobs[0].feature_cache is None and "No feature cache" in caplog.text
+
+
+def test_a_fit_with_the_users_own_augmentation_goes_on_with_it_only() -> None:
+    config = RunConfig().replace(augment="own: darker")
+    start = Start(config=config, probe=Probe(train_seconds_per_mpx=1.0, predict_seconds_per_mpx=1.0))
+    own = FitRequest(config=config, given=frozenset({"augment"}), own_augment=lambda i, m, r: (i, m))
+    assert gone_on(own, start).own_augment is own.own_augment
+    with pytest.raises(ConfigError, match=r"own: darker\): give it again"):
+        gone_on(FitRequest(config=RunConfig()), start)
+    with pytest.raises(ConfigError, match=r"augment \(own: darker -> own: other\)"):
+        gone_on(replace(own, config=config.replace(augment="own: other")), start)

@@ -84,9 +84,9 @@ def test_weights_in_memory_travel(job: TrainJob, tmp_path: Path) -> None:
 
 
 def test_a_function_is_refused(job: TrainJob, tmp_path: Path) -> None:
-    config = job.config.replace(augment=lambda image, mask, _rng: (image, mask))
+    own = replace(job, own_augment=lambda image, mask, _rng: (image, mask))
     with pytest.raises(ConfigError, match="function has no JSON form"):
-        write_order(Order(job=replace(job, config=config)), tmp_path)
+        write_order(Order(job=own), tmp_path)
 
 
 def test_result(tmp_path: Path) -> None:
