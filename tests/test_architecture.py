@@ -22,6 +22,7 @@ FILE_LINES = 500
 FUNCTION_LINES = 50
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 HEAVY = ("torch", "torchvision", "lightning", "optuna", "timm", "segment_anything", "matplotlib", "onnx")
+UNUSED_IN_PREDICTION = (*HEAVY[1:], "torch._dynamo", "triton", "torchmetrics", "sqlalchemy")
 PICKLES = {"pickle", "cloudpickle", "dill"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -159,12 +160,13 @@ def test_all_names_exist() -> None:
         ("import semseg_automl; semseg_automl.SemanticSegmentor()", HEAVY),
         ("from semseg_automl import datasets", HEAVY),
         ("from semseg_automl import space", HEAVY),
+        ("import semseg_automl.estimator._use, semseg_automl.estimator._store", UNUSED_IN_PREDICTION),
         (
             "from semseg_automl.data import labels, frame, images, split, datasets",
             ("torch", "lightning", "optuna"),
         ),
     ],
-    ids=["import", "construct", "datasets", "space", "data"],
+    ids=["import", "construct", "datasets", "space", "predict", "data"],
 )
 def test_importing_loads_nothing_heavy(code: str, unwanted: tuple[str, ...]) -> None:
     loaded = json.loads(_python(f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"))

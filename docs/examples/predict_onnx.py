@@ -19,15 +19,32 @@ def bilinear(x, size):  # (K, h, w) -> (K, *size), half-pixel centres
     return x
 
 
-def probabilities(session, image, facts):  # (K, H, W), K = 2 for binary problems
-    (width, height), box, step = image.size, facts["image_size"], facts["multiple"]
+def read(path, facts):  # (C, H, W) uint8
+    if len(facts["mean"]) > 3:
+        import tifffile  # a TIFF with the channels last
+
+        pixels = tifffile.imread(path)
+    else:
+        image = ImageOps.exif_transpose(Image.open(path))
+        deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        pixels = np.asarray(image if deep else image.convert("RGB"))
+    if pixels.dtype != np.uint8:
+        low, high = map(np.float32, (facts["scaling"] or {"low": 0, "high": 65535}).values())
+        values = (pixels.astype(np.float32) - low) * (255 / (high - low))
+        pixels = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return np.stack([pixels] * 3) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def probabilities(session, pixels, facts):  # (C, H, W) -> (K, H, W), K = 2 for binary problems
+    (height, width), box, step = pixels.shape[1:], facts["image_size"], facts["multiple"]
     sides = (box, box) if isinstance(box, int) else box
     scale = min(sides[0] / height, sides[1] / width)
     h, w = (max(1, min(s, round(n * scale))) for s, n in zip(sides, (height, width), strict=True))
     padded = [-(-n // step) * step for n in ((h, w) if isinstance(box, int) else box)]
-    pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR), np.float32)
-    images = np.zeros((1, 3, *padded), np.float32)
-    images[0, :, :h, :w] = ((pixels - facts["mean"]) / facts["std"]).transpose(2, 0, 1)
+    images = np.zeros((1, len(pixels), *padded), np.float32)
+    for plane, mean, std, image in zip(pixels, facts["mean"], facts["std"], images[0], strict=True):
+        seen = Image.fromarray(plane).resize((w, h), Image.Resampling.BILINEAR)
+        image[:h, :w] = (np.asarray(seen, np.float32) - mean) / std
     logits = session.run(["logits"], {"images": images})[0][0]
     logits = bilinear(bilinear(logits, padded)[:, :h, :w], (height, width))
     logits = np.concatenate([np.zeros_like(logits), logits]) if len(logits) == 1 else logits
@@ -37,15 +54,10 @@ def probabilities(session, image, facts):  # (K, H, W), K = 2 for binary problem
 
 def predict(session, path):  # (H, W) raw values, or (H, W, 3) colours
     facts = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
-    image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # more than 8 bits
-        low, high = (facts["scaling"] or {"low": 0, "high": 65535}).values()
-        values = (np.asarray(image, np.float32) - low) * (255 / (high - low))
-        image = Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
-    image = image.convert("RGB")
-    found = probabilities(session, image, facts)
+    pixels = read(path, facts)
+    found = probabilities(session, pixels, facts)
     if facts["tta"]:  # as the model's preset has it: mean with the mirrored picture's
-        found = (found + probabilities(session, ImageOps.mirror(image), facts)[..., ::-1]) / 2
+        found = (found + probabilities(session, pixels[..., ::-1], facts)[..., ::-1]) / 2
     indices = found.argmax(0) if facts["threshold"] is None else (found[1] >= facts["threshold"]) * 1
     values = np.array(facts["values"])
     return values.astype(np.uint8 if values.max() < 256 else np.uint16)[indices]

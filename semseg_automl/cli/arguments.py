@@ -116,12 +116,7 @@ def _predict(parser: argparse.ArgumentParser) -> None:
         help="gets a PNG per picture, and a manifest; what is finished there is not done again",
     )
     parser.add_argument("--batch-size", default="auto", metavar="N", help="pictures at a time; default: auto")
-    _tile(parser)
-    parser.add_argument(
-        "--tta",
-        metavar="NAME",
-        help="views to average: none, mirror, flips, scales, flips_and_scales; default: as the preset says",
-    )
+    _views(parser)
     parser.add_argument(
         "--shard", metavar="I/N", help="only part I (from 0) of N, for several processes on one table"
     )
@@ -139,7 +134,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         "--confidence", type=float, metavar="LEVEL", help="such as 0.95: intervals from 1000 bootstrap draws"
     )
     parser.add_argument("--strict-labels", action="store_true", help="unknown mask values are an error")
-    _tile(parser)
+    _views(parser)
     _columns(parser, None, None)
 
 
@@ -174,13 +169,19 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of a model")
 
 
-def _tile(parser: argparse.ArgumentParser) -> None:
+def _views(parser: argparse.ArgumentParser) -> None:
+    """How pictures are seen: in tiles, mirrored."""
     parser.add_argument(
         "--tile",
         default="auto",
         metavar="SIDE",
         help="tiles of so many pixels, auto (pictures much larger than those of the fit), or none; "
         "default: auto",
+    )
+    parser.add_argument(
+        "--tta",
+        metavar="NAME",
+        help="views to average: none, mirror, flips, scales, flips_and_scales; default: as the preset says",
     )
 
 

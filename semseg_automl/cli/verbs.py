@@ -45,6 +45,7 @@ def evaluate(args: argparse.Namespace) -> int:
         per_image=args.per_image,
         confidence=args.confidence,
         strict_labels=args.strict_labels,
+        tta=args.tta,
         tile=parse_tile(args.tile),
     )
     if isinstance(result, dict):

@@ -13,8 +13,10 @@ from PIL import Image, ImageDraw
 
 from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.data.annotations import from_coco, from_yolo
+from semseg_automl.data.noise import noise
+from semseg_automl.data.scenes import make_aerial, make_cells
 
-__all__ = ["from_coco", "from_folders", "from_yolo", "make_textures"]
+__all__ = ["from_coco", "from_folders", "from_yolo", "make_aerial", "make_cells", "make_textures"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # (cycles per pixel, number of orientations; 0 = isotropic) of each region class, then round again, finer.
@@ -158,12 +160,12 @@ def _textured(
     """One picture (H, W, 3) uint8 and its mask (H, W) uint8."""
     shape = (height, width)
     regions = max(1, n_classes - 2) if n_classes > 3 else n_classes - 1
-    fields = np.stack([_noise(rng, shape, 0.012, 0) + rng.normal(0.0, 0.5) for _ in range(regions)])
+    fields = np.stack([noise(rng, shape, 0.012, 0) + rng.normal(0.0, 0.5) for _ in range(regions)])
     mask = fields.argmax(0).astype(np.uint8)  # (R, H, W) -> (H, W)
     angle = rng.uniform(0.0, np.pi)
-    grains = np.stack([_noise(rng, shape, *_GRAINS[r], angle) for r in range(regions)])
+    grains = np.stack([noise(rng, shape, *_GRAINS[r], angle) for r in range(regions)])
     grain = np.take_along_axis(grains, mask[None].astype(np.intp), 0)[0]  # (R, H, W) -> (H, W)
-    light = np.exp(0.35 * _noise(rng, shape, 0.005, 0) - 0.25 * _distance(rng, shape))
+    light = np.exp(0.35 * noise(rng, shape, 0.005, 0) - 0.25 * _distance(rng, shape))
     grey = light * (1.0 + 0.22 * grain)
     grey *= 1.0 - 0.30 * _curves(rng, shape, int(rng.integers(1, 3)), 10.0, 6.0)  # blurred streaks: no class
     specks = rng.random(shape) < 0.0006
@@ -175,28 +177,10 @@ def _textured(
     mask[curves > 0.5] = n_classes - 2 if n_classes > 3 else n_classes - 1
     mask[blobs] = n_classes - 1
     tint = rng.uniform(0.75, 1.25, 3) * 105.0
-    drift = np.stack([_noise(rng, shape, 0.008, 0) for _ in range(3)], -1) * 0.05  # (H, W, 3)
+    drift = np.stack([noise(rng, shape, 0.008, 0) for _ in range(3)], -1) * 0.05  # (H, W, 3)
     colour = grey[..., None] * tint * (1.0 + drift)
     colour += rng.normal(size=colour.shape) * (2.5 + 0.55 * np.sqrt(np.maximum(colour, 0.0)))
     return np.rint(np.clip(colour, 0, 255)).astype(np.uint8), mask
-
-
-def _noise(
-    rng: np.random.Generator, shape: tuple[int, int], frequency: float, orientations: int, angle: float = 0.0
-) -> np.ndarray:
-    """Band-limited Gaussian noise (H, W), mean 0, variance 1; grained along so many directions."""
-    fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]
-    radius = np.hypot(fy, fx)
-    band = np.exp(-0.5 * (np.log(np.maximum(radius, 1e-6) / frequency) / 0.35) ** 2)
-    if orientations:
-        turn = np.arctan2(fy, fx) - angle
-        width = 0.22
-        band = band * sum(
-            np.exp(-0.5 * (np.sin(turn - k * np.pi / orientations) / width) ** 2) for k in range(orientations)
-        )
-    out = np.fft.irfft2(np.fft.rfft2(rng.normal(size=shape)) * band, s=shape)
-    scaled: np.ndarray = (out - out.mean()) / max(float(out.std()), 1e-9)
-    return scaled
 
 
 def _distance(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

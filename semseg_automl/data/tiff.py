@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -56,7 +56,7 @@ class TiffHeader:
     nodata: float | None
 
 
-def read_tiff_header(file: BinaryIO, total: int) -> TiffHeader:
+def read_tiff_header(file: IO[bytes], total: int) -> TiffHeader:
     """Read the tags of a TIFF or BigTIFF of ``total`` bytes.
 
     Raises
@@ -79,12 +79,12 @@ def read_tiff_header(file: BinaryIO, total: int) -> TiffHeader:
     return _header(first, total)
 
 
-def first_tags(file: BinaryIO) -> dict[int, Any]:
+def first_tags(file: IO[bytes]) -> dict[int, Any]:
     """Tag -> value (a number, a tuple of them, or text) of a TIFF's first page."""
     return _directory(file, _reader(file))[0]
 
 
-def _reader(file: BinaryIO) -> Any:
+def _reader(file: IO[bytes]) -> Any:
     file.seek(0)
     head = file.read(8)
     if head[2:4] in (b"+\0", b"\0+"):  # a BigTIFF
@@ -92,7 +92,7 @@ def _reader(file: BinaryIO) -> Any:
     return TiffImagePlugin.ImageFileDirectory_v2(head)
 
 
-def _directory(file: BinaryIO, directory: Any) -> tuple[dict[int, Any], int]:
+def _directory(file: IO[bytes], directory: Any) -> tuple[dict[int, Any], int]:
     """Tags of the directory at ``directory.next``, and where the one after it begins (0: nowhere)."""
     file.seek(directory.next)
     directory.load(file)

@@ -19,7 +19,8 @@ from semseg_automl.core.config import ImageSize
 from semseg_automl.core.errors import ArtifactError, ConfigError
 from semseg_automl.core.log import get_logger
 from semseg_automl.core.optional import require
-from semseg_automl.data.preprocess import MEAN, STD, Size, plan_geometry
+from semseg_automl.data.images import network_channels
+from semseg_automl.data.preprocess import MEAN, STD, Size, plan_geometry, statistics
 from semseg_automl.inference.predict import Predictor
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.base import AdapterLayer
@@ -46,10 +47,10 @@ def export_onnx(
 ) -> Path:
     """Write the network of ``predictor`` as one ONNX file and compare it with torch on three pictures.
 
-    Input ``images`` (B, 3, H, W) float32: RGB 0..255, minus ``mean``, over ``std``, zeros right and
-    bottom up to a multiple of ``multiple``. Output ``logits`` (B, K, H/4, W/4) float32, K = 1 for binary
-    problems. The rest of a prediction is in the file's metadata (:func:`metadata`). Adapters that can
-    be merged are merged; the predictor's own network stays as it is.
+    Input ``images`` (B, C, H, W) float32: RGB (C = 3), or the C > 3 channels of the model's pictures, 0..255,
+    minus ``mean``, over ``std``, zeros right and bottom up to a multiple of ``multiple``. Output ``logits``
+    (B, K, H/4, W/4) float32, K = 1 for binary problems. The rest of a prediction is in the file's metadata
+    (:func:`metadata`). Adapters that can be merged are merged; the predictor's own network stays as it is.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def export_onnx(
     target = Path(path).expanduser()
     image_size = predictor.image_size if size is None else checked_size(size, predictor.multiple)
     network = plain_network(predictor.segmenter)
-    pictures = comparison_pictures(image_size, predictor.multiple)
+    pictures = comparison_pictures(image_size, predictor.multiple, network_channels(predictor.scaling))
     part = target.with_name(f".exporting-{uuid.uuid4().hex}.onnx")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,18 +97,20 @@ def export_onnx(
 def metadata(predictor: Predictor, image_size: ImageSize) -> dict[str, Any]:
     """What a prediction needs beside the network, JSON-ready: the ONNX file's metadata.
 
-    ``format``, ``format_version``; ``image_size`` (long side, or [H, W]), ``multiple``, ``mean``, ``std``,
-    ``scaling`` (of 16-bit and float pictures, or null); ``problem_type``, ``classes``, ``values`` (raw
-    values of masks), ``threshold`` (binary; null otherwise).
+    ``format``, ``format_version``; ``image_size`` (long side, or [H, W]), ``multiple``, ``mean`` and ``std``
+    (a number per channel), ``scaling`` (null, or ``low`` and ``high`` of 16-bit and float pictures: a number,
+    or one per channel); ``problem_type``, ``classes``, ``values`` (raw values of masks), ``threshold``
+    (binary; null otherwise).
     """
     labels, scaling = predictor.label_map, predictor.scaling
+    channels = network_channels(scaling)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "image_size": image_size if isinstance(image_size, int) else list(image_size),
         "multiple": predictor.multiple,
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(statistics(MEAN, channels)),
+        "std": list(statistics(STD, channels)),
         "scaling": None if scaling is None else {"low": scaling.low, "high": scaling.high},
         "problem_type": labels.problem_type,
         "classes": list(labels.names),
@@ -146,17 +149,17 @@ def checked_size(size: Any, multiple: int) -> Size:
     return size[0], size[1]
 
 
-def comparison_pictures(image_size: ImageSize, multiple: int) -> list[Tensor]:
-    """Three (1, 3, H, W) inputs of the shapes that the model meets: smooth colours under noise."""
+def comparison_pictures(image_size: ImageSize, multiple: int, channels: int = 3) -> list[Tensor]:
+    """Three (1, C, H, W) inputs of the shapes that the model meets: smooth colours under noise."""
     box = (image_size, image_size) if isinstance(image_size, int) else image_size
     generator = torch.Generator().manual_seed(0)
     pictures = []
     for height, width in ASPECTS:
         wanted = max(1, round(box[0] * height)), max(1, round(box[1] * width))
         shape = plan_geometry(wanted, image_size, multiple).padded
-        coarse = torch.randn(1, 3, 6, 6, generator=generator)
+        coarse = torch.randn(1, channels, 6, 6, generator=generator)
         smooth = torch.nn.functional.interpolate(coarse, size=shape, mode="bilinear")
-        pictures.append(smooth + 0.3 * torch.randn(1, 3, *shape, generator=generator))
+        pictures.append(smooth + 0.3 * torch.randn(1, channels, *shape, generator=generator))
     return pictures
 
 
@@ -209,8 +212,9 @@ def _write(network: torch.nn.Module, path: Path, example: Tensor, *, free: bool)
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ConfigError(
-                f"The network can't be written as ONNX: {str(error).splitlines()[0]}. All adapters on "
-                "mobile_sam and SAM's ViTs can; timm's backbones can't yet."
+                f"torch {torch.__version__} can't write this network as ONNX: {str(error).splitlines()[0]}. "
+                "With the newest torch every adapter and head can be written, on mobile_sam, SAM's ViTs and "
+                "timm's; please report what can't."
             ) from error
 
 

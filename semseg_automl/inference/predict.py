@@ -31,7 +31,8 @@ from semseg_automl.inference.whole import (
 from semseg_automl.models.devices import flushed_denormals, trim_freed_memory
 
 _log = get_logger("inference")
-_TRIM_EVERY = 8  # batches
+_TRIM_BYTES = 32 << 20
+"""Of probabilities that were handed out, between two times at which freed memory is given back."""
 Tta = bool | Views
 
 
@@ -252,14 +253,18 @@ class Predictor:
         flips = plan.views.flips
         batches = plan_batches(plan.whole, batch_size, self.device.type, flips=len(flips))
         reader = read_batches(sources, plan.whole, batches, flips, self.scaling, trouble)
-        for number, batch in enumerate(reader):
-            if number % _TRIM_EVERY == _TRIM_EVERY - 1:
+        handed_out = 0
+        for batch in reader:
+            if handed_out >= _TRIM_BYTES:
                 trim_freed_memory()
+                handed_out = 0
             with torch.inference_mode():
                 logits = [self._logits(images) for images in batch.images]  # per scale (B*F, K, h, w)
             for k, position in enumerate(batch.positions):
                 mine = [found[k * len(flips) : (k + 1) * len(flips)] for found in logits]
-                yield position, mean_probabilities(mine, plan.whole[position], plan.views)
+                probability = mean_probabilities(mine, plan.whole[position], plan.views)
+                handed_out += probability.nbytes
+                yield position, probability
 
     @torch.inference_mode()
     def _tiled_rows(

@@ -83,8 +83,13 @@ def read_batches(
             if found:
                 yield Batch(
                     positions=tuple(found),
-                    images=tuple(torch.cat(images) for images in zip(*found.values(), strict=True)),
+                    images=tuple(_joined(images) for images in zip(*found.values(), strict=True)),
                 )
+
+
+def _joined(images: Sequence[Tensor]) -> Tensor:
+    """(n, 3, H', W') each, behind one another; one alone is not copied."""
+    return images[0] if len(images) == 1 else torch.cat(list(images))
 
 
 def _results(
@@ -108,7 +113,7 @@ def _read(
     if picture.shape[:2] != planned:
         raise DataError(f"{describe(source)}: its size is no longer the {planned} that was planned for.")
     variants = [turned(picture, flip) for flip in flips]
-    return [torch.stack([prepare_image(v, geometry) for v in variants]) for geometry in geometries]
+    return [_joined([prepare_image(v, geometry)[None] for v in variants]) for geometry in geometries]
 
 
 @torch.inference_mode()
@@ -128,7 +133,8 @@ def mean_probabilities(logits: Sequence[Tensor], geometries: Geometries, views: 
     total: Tensor | None = None
     for found, geometry in zip(logits, geometries, strict=True):
         for one, flip in zip(found, views.flips, strict=True):
-            back = probabilities(logits_to_original(one, geometry)).flip(FLIPS[flip])
+            back = probabilities(logits_to_original(one, geometry))
+            back = back.flip(FLIPS[flip]) if FLIPS[flip] else back  # which copies even without axes
             total = back if total is None else total + back
     if total is None:
         raise RuntimeError("no views")

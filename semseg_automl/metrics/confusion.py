@@ -34,15 +34,17 @@ def confusion(pred: NDArray, target: NDArray, n_classes: int) -> NDArray[np.int6
     if pred.shape != target.shape:
         raise DataError(f"Prediction {pred.shape} and target {target.shape} must have the same size.")
     valid = target != IGNORE
-    truth = target[valid].astype(np.int64)  # (H, W) -> (N,)
-    guess = pred[valid].astype(np.int64)
+    whole = bool(valid.all())  # the common case, without copies of the masks
+    truth, guess = (x.ravel() if whole else x[valid] for x in (target, pred))  # (H, W) -> (N,)
     for role, values in (("target", truth), ("prediction", guess)):
         if values.size and (values.min() < 0 or values.max() >= n_classes):
             raise DataError(
                 f"The {role} holds class index {int(values.min())}..{int(values.max())}, "
                 f"but there are {n_classes} classes: 0..{n_classes - 1} (and {IGNORE} = ignored in targets)."
             )
-    counts = np.bincount(truth * n_classes + guess, minlength=n_classes**2)
+    pairs = np.multiply(truth, n_classes, dtype=np.int64)
+    pairs += guess
+    counts = np.bincount(pairs, minlength=n_classes**2)
     return counts.reshape(n_classes, n_classes)  # (K * K,) -> (K, K)
 
 

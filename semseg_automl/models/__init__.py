@@ -1,1 +1,1 @@
-"""Encoders, decoder, checkpoints: the only room that knows segment_anything and timm."""
+"""Encoders, decoder, checkpoints: the only room that knows timm."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from semseg_automl.core.errors import ConfigError
 from tests.integration.quick import NO_SEARCH, SMALL, tiny
@@ -23,6 +23,35 @@ def test_scores_and_losses_are_in_csv_files(textures: pd.DataFrame, tmp_path: Pa
     assert all(float(r["loss"]) > 0 for r in rows if r["loss"]) and any(r["loss"] for r in rows)
     with open(tmp_path / "own" / "fit" / "a" / "metrics.csv", encoding="utf-8") as file:
         assert "default/final_score" in next(csv.reader(file))
+
+
+def test_tensorboard_shows_losses_scores_and_hyperparameters(textures: pd.DataFrame, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path / "runs", name="fit", version="a")
+    seg = tiny(tmp_path / "m").fit(textures, **NO_SEARCH, loggers=logger)
+    events = EventAccumulator(str(tmp_path / "runs" / "fit" / "a"))
+    events.Reload()
+    assert [e.value for e in events.Scalars("default/final_score")] == [pytest.approx(seg.best_score_)]
+    assert events.Scalars("default/loss")[0].step == 1
+    assert all(e.value > 0 for e in events.Scalars("default/loss"))
+    assert "default/rank: 4" in (tmp_path / "runs" / "fit" / "a" / "hparams.yaml").read_text("utf-8")
+
+
+def test_mlflow_holds_losses_scores_and_hyperparameters(textures: pd.DataFrame, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow-skinny")
+    from lightning.pytorch.loggers import MLFlowLogger
+    from mlflow.tracking import MlflowClient
+
+    where = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    logger = MLFlowLogger(experiment_name="polyps", tracking_uri=where)
+    seg = tiny(tmp_path / "m").fit(textures, **NO_SEARCH, loggers=["csv", logger])
+    run = MlflowClient(where).get_run(logger.run_id)
+    assert run.info.status == "FINISHED" and run.data.params["default/rank"] == "4"
+    assert run.data.metrics["default/final_score"] == pytest.approx(seg.best_score_)
+    assert run.data.metrics["default/loss"] > 0
+    assert (tmp_path / "m" / "logs" / "default" / "metrics.csv").is_file()
 
 
 def test_no_logger_no_files(textures: pd.DataFrame, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from semseg_automl import SemanticSegmentor
 from semseg_automl.estimator._errors import NotFittedError
-from tests.integration.quick import ROOT, tiny
+from tests.integration.quick import NO_SEARCH, ROOT, tiny
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra [onnx]")
 EXAMPLE = ROOT / "docs" / "examples" / "predict_onnx.py"
@@ -78,6 +78,26 @@ def test_sixteen_bits_and_colours_come_out_as_they_went_in(textures: pd.DataFram
     for want, mask in zip(seg.predict(table), found, strict=True):
         assert mask.shape == want.shape == (64, 80, 3)
         assert (mask != want).any(-1).mean() < 1e-3
+
+
+def test_pictures_of_five_channels(textures: pd.DataFrame, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is in the extra [tiff]")
+    rng, paths = np.random.default_rng(0), []
+    for i, image in enumerate(textures["image"][:6]):
+        rgb = np.asarray(Image.open(image)).astype(np.uint16)
+        further = rng.integers(0, 3000, (*rgb.shape[:2], 2), np.uint16)
+        paths.append(str(tmp_path / f"{i}.tif"))
+        tifffile.imwrite(paths[-1], np.concatenate([rgb * 11, further], axis=2), photometric="minisblack")
+    table = textures.head(6).assign(image=paths)
+    seg = tiny(tmp_path / "model").fit(table, **NO_SEARCH)
+    found = masks_without_torch(seg.export_onnx(tmp_path / "m.onnx"), paths, tmp_path / "out")
+    for want, mask in zip(seg.predict(table), found, strict=True):
+        assert mask.shape == want.shape == (64, 80)
+        assert (mask != want).mean() < 1e-3
+
+
+def test_the_example_is_short() -> None:
+    assert sum(bool(line.strip()) for line in EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 60
 
 
 def test_an_unfitted_model_has_nothing_to_export(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from semseg_automl.models.encoders.base import (
     run_block,
     untouched,
 )
+from semseg_automl.models.encoders.positions import bicubic_table
 from semseg_automl.models.encoders.rel_pos import relative_attention, relative_table
 from semseg_automl.models.encoders.windows import join_windows, padded_size, project_padded, split_windows
 from semseg_automl.peft.base import Site
@@ -57,22 +58,6 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed; contiguous, or every later norm would copy."""
         return self.proj(x).permute(0, 2, 3, 1).contiguous()
-
-
-def bicubic_matrix(old: int, new: int) -> Tensor:
-    """Weights (new, old), float32, of antialiased bicubic interpolation along one axis.
-
-    What ``F.interpolate(mode="bicubic", antialias=True)`` does (Keys' kernel with a = -0.5, widened where
-    the axis shrinks), as a matrix of plain operations.
-    """
-    place = torch.arange(new, dtype=torch.float32) + 0.5
-    step = old / place[-1:].add(0.5)  # not old / new: an exporter's sizes are no plain numbers
-    reach = step.clamp(min=1.0)
-    x = ((torch.arange(old, dtype=torch.float32) + 0.5)[None] - (place * step)[:, None]).abs() / reach
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    weights = torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
-    return (weights / weights.sum(1, keepdim=True)).to(torch.float32)
 
 
 class Attention(nn.Module):
@@ -154,9 +139,8 @@ class SamViTEncoder(Encoder):
         While it is frozen, the one of the latest size is kept.
         """
         stored = self.pos_embed
-        if is_traced():  # exporters know no antialiased interpolation
-            rows, columns = (bicubic_matrix(stored.shape[1], n) for n in (h, w))
-            return torch.einsum("hy,wx,byxc->bhwc", rows, columns, stored)
+        if is_traced():
+            return bicubic_table(stored, h, w)
         if (h, w) == tuple(stored.shape[1:3]):
             return stored
         key = (h, w, stored.data_ptr(), stored._version, stored.dtype)

@@ -31,9 +31,11 @@ from semseg_automl.models.encoders.base import (
     run_block,
     untouched,
 )
+from semseg_automl.models.encoders.positions import bicubic_table
 from semseg_automl.peft.base import Site
 from semseg_automl.peft.companion import Guide, Outline
 from semseg_automl.peft.full import tune_whole
+from semseg_automl.peft.tracing import is_traced
 
 STRIDE = 16
 EMBED_DIM = 256
@@ -49,10 +51,18 @@ _SITE_PATHS = {  # path in a block -> kind, part
 
 @dataclass
 class Grid:
-    """Height and width, in tokens, of the pictures that go through the encoder now."""
+    """Height and width, in tokens, of the pictures that go through the encoder now.
+
+    Taken from ``shape`` one by one and used in ``reshape``: so an exporter sees them change with the picture.
+    """
 
     h: int = 0
     w: int = 0
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, prefix + h*w, C) -> (B, prefix, C), (B, h, w, C)."""
+        count = x.shape[1] - self.h * self.w
+        return x[:, :count], x[:, count:].reshape(x.shape[0], self.h, self.w, x.shape[2])
 
 
 class OnGrid(nn.Module):
@@ -71,11 +81,9 @@ class OnGrid(nn.Module):
         """(B, N, C_in) -> (B, N, C_out)."""
         if not getattr(self.linear, "needs_grid", False):
             return self.linear(x)
-        h, w = self.grid.h, self.grid.w
-        count = x.shape[1] - h * w
-        pixels = self.linear(x[:, count:].unflatten(1, (h, w)))  # (B, h*w, C) -> (B, h, w, C_out)
-        prefix = self.linear.base(x[:, :count])  # type: ignore[operator]
-        return torch.cat([prefix, pixels.flatten(1, 2)], dim=1)
+        prefix, pixels = self.grid.split(x)
+        known: Tensor = self.linear.base(prefix)  # type: ignore[operator]
+        return torch.cat([known, self.linear(pixels).flatten(1, 2)], dim=1)
 
 
 class TimmViTEncoder(Encoder):
@@ -89,6 +97,7 @@ class TimmViTEncoder(Encoder):
     """
 
     vit: Any
+    input_path = "vit.patch_embed.proj"
 
     def __init__(self, vit: Any) -> None:
         super().__init__()
@@ -119,29 +128,40 @@ class TimmViTEncoder(Encoder):
         frozen = is_frozen(self.vit.patch_embed) and not images.requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             if self.patch != STRIDE:
-                size = [side // STRIDE * self.patch for side in images.shape[-2:]]
+                size = [images.shape[k] // STRIDE * self.patch for k in (2, 3)]
                 images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
             return self.vit.patch_embed(images)
 
     def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
         """Positions, blocks, last norm and neck, from :meth:`stem`'s output."""
-        h, w = stem.shape[1:3]
-        self.grid.h, self.grid.w = h, w
-        x = self.vit.norm_pre(self.vit._pos_embed(stem))  # (B, prefix + h*w, C)
+        self.grid.h, self.grid.w = stem.shape[1], stem.shape[2]
+        x = self._positioned(stem) if is_traced() else self.vit._pos_embed(stem)
+        x = self.vit.norm_pre(x)  # (B, prefix + h*w, C)
         for i, block in enumerate(self.vit.blocks):
             x = run_block(block, self._guided(guide, i, x), self.gradient_checkpointing)
         x = self.vit.norm(self._guided(guide, len(self.vit.blocks), x))
-        pixels = x[:, x.shape[1] - h * w :].transpose(1, 2).unflatten(2, (h, w))  # (B, C, h, w)
-        return EncoderOutput(self.neck(pixels))
+        return EncoderOutput(self.neck(self.grid.split(x)[1].permute(0, 3, 1, 2)))  # through (B, C, h, w)
+
+    def _positioned(self, stem: Tensor) -> Tensor:
+        """timm's ``_pos_embed`` in operations of any exporter: (B, h, w, C) -> (B, prefix + h*w, C)."""
+        vit, b, h, w, c = self.vit, *(stem.shape[k] for k in range(4))
+        tokens = [getattr(vit, name, None) for name in ("cls_token", "reg_token")]
+        x, prefix = stem.reshape(b, h * w, c), [t.expand(b, -1, -1) for t in tokens if t is not None]
+        if vit.pos_embed is None:
+            return torch.cat([*prefix, x], dim=1)
+        first = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        grid = vit.pos_embed[:, first:].unflatten(1, vit.patch_embed.grid_size)  # (1, N, C) -> (1, g, g', C)
+        x = x + bicubic_table(grid, h, w).reshape(1, h * w, c)
+        if first:
+            prefix = [torch.cat(prefix, dim=1) + vit.pos_embed[:, :first]]
+        return torch.cat([*prefix, x], dim=1)
 
     def _guided(self, guide: Guide, block: int, x: Tensor) -> Tensor:
         """What the guide makes of the picture's tokens; class and register tokens stay."""
         if guide is untouched:
             return x
-        h, w = self.grid.h, self.grid.w
-        count = x.shape[1] - h * w
-        pixels = guide(block, x[:, count:].unflatten(1, (h, w)))
-        return torch.cat([x[:, :count], pixels.flatten(1, 2)], dim=1)
+        prefix, pixels = self.grid.split(x)
+        return torch.cat([prefix, guide(block, pixels).flatten(1, 2)], dim=1)
 
     def sites(self) -> list[Site]:
         """qkv, proj and the two MLP Linears of each block."""

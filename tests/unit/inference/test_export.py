@@ -18,7 +18,7 @@ from semseg_automl.inference.export import export_onnx, largest_difference, plai
 from semseg_automl.inference.predict import Predictor
 from semseg_automl.models.build import build_segmenter
 from semseg_automl.models.decoder import SemanticHead
-from semseg_automl.models.encoders.sam_vit import SamViTConfig, SamViTEncoder, bicubic_matrix
+from semseg_automl.models.encoders.sam_vit import SamViTConfig, SamViTEncoder
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.base import AdapterLayer, block_diagonal
 from semseg_automl.peft.registry import ADAPTERS
@@ -140,13 +140,6 @@ def test_torch_export_records_the_network() -> None:
     recorded = torch.export.export(network, (images,)).module()
     other = torch.randn(1, 3, 64, 96)
     np.testing.assert_allclose(recorded(other).numpy(), network(other).numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize(("old", "new"), [(8, 8), (8, 5), (8, 13), (64, 20), (7, 3)])
-def test_bicubic_matrix_is_torchs_interpolation(old: int, new: int) -> None:
-    x = torch.randn(1, 1, old, 3)
-    want = torch.nn.functional.interpolate(x, size=(new, 3), mode="bicubic", antialias=True)
-    torch.testing.assert_close(bicubic_matrix(old, new) @ x, want)
 
 
 def test_block_diagonal_is_torchs() -> None:
