@@ -25,7 +25,7 @@ def package_environment(threads: int) -> dict[str, str]:
 
 def start_module(
     module: str, arguments: Iterable[str], environment: dict[str, str], log: Path
-) -> subprocess.Popen:
+) -> subprocess.Popen[bytes]:
     """Run ``python -m module`` in a group of its own, so that Ctrl-C in a terminal reaches this process only.
 
     What it writes goes to ``log``. It gets a pipe as stdin that stays open as long as this process lives;
@@ -55,7 +55,7 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def end_all(processes: Iterable[subprocess.Popen], patience: float = 0.0) -> None:
+def end_all(processes: Iterable[subprocess.Popen[bytes]], patience: float = 0.0) -> None:
     """Wait ``patience`` seconds in all for processes to end by themselves, then kill what still runs.
 
     What they have started (processes that read pictures) is in their group and ends, too, but on Windows.
@@ -72,7 +72,7 @@ def end_all(processes: Iterable[subprocess.Popen], patience: float = 0.0) -> Non
             process.stdin.close()
 
 
-def _kill(process: subprocess.Popen) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
         process.kill()
     else:
