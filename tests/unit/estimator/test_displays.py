@@ -124,7 +124,6 @@ def test_ignored_pixels_are_grey() -> None:
         SearchDisplay(rows=rows(), metric="iou"),
         LearningCurveDisplay(steps=[1, 2], scores=[0.1, 0.2], metric="iou", kept=0.2),
         *(kind(table=table(), metric="iou") for kind in VIEWS),
-        *(kind(table=[], metric="iou") for kind in VIEWS),
     ],
     ids=lambda d: type(d).__name__,
 )
