@@ -97,6 +97,7 @@ def one(seed: int, limit: float) -> dict[str, Any]:
         )
         seconds = time.perf_counter() - started
         return {
+            "limit": limit,
             "killed_after": moments,
             "finished_before": len(before),
             "ended": done.returncode == 0 and done.stdout.startswith("12 "),
@@ -133,6 +134,7 @@ def one_worker(seed: int, limit: float) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         again = _repeated(folder / STUDY, lost)
         return {
+            "limit": limit,
             "killed_after_its_trial_began": round(moment, 2),
             "lost_trials": lost,
             "queued_again": again,

@@ -75,7 +75,7 @@ class SearchDisplay(Display):
             )
         ax.margins(x=0.08, y=0.15)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        _finish(ax, "model, in the order of training", self.metric)
+        finish_axes(ax, "model, in the order of training", self.metric)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -111,7 +111,7 @@ class LearningCurveDisplay(Display):
         if not math.isnan(self.kept):
             ax.axhline(self.kept, color=ORANGE, linewidth=1, linestyle="--", label=f"kept: {self.kept:.4f}")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        _finish(ax, "optimiser steps", self.metric)
+        finish_axes(ax, "optimiser steps", self.metric)
 
 
 def score_name(estimator: SemanticSegmentor) -> str:
@@ -120,7 +120,8 @@ def score_name(estimator: SemanticSegmentor) -> str:
     return f"{spec.name} on validation" + ("" if spec.greater_is_better else ", negated")
 
 
-def _finish(ax: Any, xlabel: str, ylabel: str) -> None:
+def finish_axes(ax: Any, xlabel: str, ylabel: str) -> None:
+    """Labels, a light grid, no frame, a legend where something has a name."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from sklearn import get_config
 from sklearn.utils import estimator_html_repr
 
+from semseg_automl.core.errors import unknown_name
 from semseg_automl.core.log import verbosity as logging_at
 
 if TYPE_CHECKING:
-    from semseg_automl.estimator.displays import ConfusionMatrixDisplay, MaskDisplay, SearchDisplay
+    from semseg_automl.estimator.displays import ConfusionMatrixDisplay, Display, MaskDisplay
 
 
 class Looks:
@@ -25,12 +26,28 @@ class Looks:
         seg: Any = self
         return MaskDisplay.from_estimator(seg, data, n=n)
 
-    def plot_search(self) -> SearchDisplay:
-        """A SearchDisplay: the scores of the models that the fit tried, and the best so far."""
-        from semseg_automl.estimator.displays import SearchDisplay
+    def plot_search(self, view: str = "history") -> Display:
+        """A display of the search.
+
+        Parameters
+        ----------
+        view
+            "history": the scores of the models that the fit tried, and the best so far; "parameters":
+            parallel coordinates; "rungs": how many models came how far; "time": who trained what when.
+
+        Raises
+        ------
+        ConfigError
+            Another view.
+        """
+        from semseg_automl.estimator.displays import SEARCH_VIEWS
 
         seg: Any = self
-        return SearchDisplay.from_estimator(seg)
+        if view not in SEARCH_VIEWS:
+            raise unknown_name("view of the search", view, SEARCH_VIEWS)
+        kind: Any = SEARCH_VIEWS[view]
+        found: Display = kind.from_estimator(seg)
+        return found
 
     def plot_confusion(self, data: Any, *, normalize: str | None = "true") -> ConfusionMatrixDisplay:
         """A ConfusionMatrixDisplay of a table with masks: pixels by true and predicted class."""

@@ -9,12 +9,29 @@ from semseg_automl.estimator._curves import LearningCurveDisplay, SearchDisplay
 from semseg_automl.estimator._drawing import Display
 from semseg_automl.estimator._masks_shown import ErrorGalleryDisplay, MaskDisplay
 from semseg_automl.estimator._matrix import ConfusionMatrixDisplay
+from semseg_automl.estimator._search_views import (
+    SearchParametersDisplay,
+    SearchRungsDisplay,
+    SearchTimeDisplay,
+)
 
 __all__ = [
+    "SEARCH_VIEWS",
     "ConfusionMatrixDisplay",
     "Display",
     "ErrorGalleryDisplay",
     "LearningCurveDisplay",
     "MaskDisplay",
     "SearchDisplay",
+    "SearchParametersDisplay",
+    "SearchRungsDisplay",
+    "SearchTimeDisplay",
 ]
+
+SEARCH_VIEWS: dict[str, type[Display]] = {
+    "history": SearchDisplay,
+    "parameters": SearchParametersDisplay,
+    "rungs": SearchRungsDisplay,
+    "time": SearchTimeDisplay,
+}
+"""What ``plot_search`` can draw."""

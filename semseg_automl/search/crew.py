@@ -39,7 +39,7 @@ from semseg_automl.search.notice import (
 from semseg_automl.search.pulse import Listener, Pulse, read_beat
 from semseg_automl.search.request import TuneSettings
 from semseg_automl.search.session import Session
-from semseg_automl.search.study import MAIN, WORKER, call_back, requeue_stale
+from semseg_automl.search.study import MAIN, WORKER, call_back, others_at_work, requeue_stale
 from semseg_automl.search.trials import adopt, planned_chains
 from semseg_automl.training.job_files import JOB
 from semseg_automl.training.launch import new_events
@@ -175,11 +175,14 @@ class Crew:
         with contextlib.suppress(OSError):
             say_stop(self.folder, word)
         until = time.monotonic() + patience
+        soon = min(until, time.monotonic() + _GRACE)
         try:
             while time.monotonic() < until and not all(h.is_gone() for h in self.helpers.values()):
+                if time.monotonic() > soon and not others_at_work(self.study, MAIN):
+                    break  # they have nothing to bring, and may hang
                 for helper in self.helpers.values():
                     self._pass_on(helper)
-                time.sleep(0.1)
+                time.sleep(0.2)
         finally:
             end_all([h.process for h in self.helpers.values() if h.process is not None])
         for helper in self.helpers.values():

@@ -62,8 +62,8 @@ def space_from_json(values: Mapping[str, Any]) -> Space:
     """Inverse of :func:`space_to_json`; what JSON made a list of is a tuple again."""
     if values["kind"] == "Categorical":
         return Categorical(*(tuple(c) if isinstance(c, list) else c for c in values["choices"]))
-    kinds: dict[str, type[Int] | type[Real]] = {"Int": Int, "Real": Real}
-    return kinds[values["kind"]](values["lower"], values["upper"], log=values["log"])
+    ends = values["lower"], values["upper"]
+    return Int(*ends, log=values["log"]) if values["kind"] == "Int" else Real(*ends, log=values["log"])
 
 
 def _check_range(lower: float, upper: float, log: bool) -> None:

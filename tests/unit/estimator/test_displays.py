@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +16,7 @@ from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.results import ModelRow
 from semseg_automl.data.label_map import IGNORE
 from semseg_automl.data.labels import infer_label_map, scan_masks
+from semseg_automl.estimator._curves import BLUE
 from semseg_automl.estimator._drawing import row_heights, thumbnail, thumbnail_mask
 from semseg_automl.estimator._masks_shown import FALSE_ALARM, MISSED
 from semseg_automl.estimator.colours import IGNORED, PALETTE, class_colours, colour_mask
@@ -24,6 +26,9 @@ from semseg_automl.estimator.displays import (
     LearningCurveDisplay,
     MaskDisplay,
     SearchDisplay,
+    SearchParametersDisplay,
+    SearchRungsDisplay,
+    SearchTimeDisplay,
 )
 
 TRUTH = np.array([[0, 0, 1], [1, IGNORE, 0]])
@@ -49,6 +54,55 @@ def rows() -> list[ModelRow]:
     return [ModelRow(model=m, score_val=s, state=state) for m, s, state in scores]
 
 
+VIEWS: tuple[Any, ...] = (SearchParametersDisplay, SearchRungsDisplay, SearchTimeDisplay)
+
+
+def table() -> list[dict[str, Any]]:
+    """A search of two processes: three models, one of which went on, and one that was lost and repeated."""
+    trials = [
+        ("default", 0, None, None, 0.3, 0.0, 10.0, "main", {"rank": 8, "adapter": "lora"}),
+        ("trial_1", 0, None, None, None, 1.0, None, "worker_1", {"rank": 2, "adapter": "ssf"}),
+        ("trial_1", 0, None, 1, 0.5, 5.0, 15.0, "main", {"rank": 2, "adapter": "ssf"}),
+        ("trial_3", 0, None, None, 0.2, 6.0, 16.0, "worker_2", {"rank": 64, "adapter": "lora"}),
+        ("trial_1", 1, 2, None, 0.6, 16.0, 40.0, "main", {"rank": 2, "adapter": "ssf"}),
+    ]
+    names = ("model", "rung", "continues", "requeue_of", "score", "started", "ended", "worker", "params")
+    return [{"trial": i, **dict(zip(names, row, strict=True))} for i, row in enumerate(trials)]
+
+
+def drawn(kind: Any) -> Any:
+    return kind(table=table(), metric="iou").figure().axes[0]
+
+
+def test_parallel_coordinates() -> None:
+    ax = drawn(SearchParametersDisplay)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["rank", "adapter", "iou"]
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 3}
+    assert len([line for line in ax.lines if len(line.get_xdata()) == 3]) == 3
+    np.testing.assert_allclose(lines["trial_1"], [0.0, 1.0, 1.0])  # least rank, second adapter, best score
+    others = sorted(list(line.get_ydata()) for line in ax.lines if line.get_color() == BLUE)
+    np.testing.assert_allclose(others, [[np.log(4) / np.log(32), 0.0, 0.25], [1.0, 0.0, 0.0]])
+
+
+def test_how_far_models_came() -> None:
+    ax = drawn(SearchRungsDisplay)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1\n3 models", "2\n1 models"]
+    assert sorted(len(line.get_xdata()) for line in ax.lines) == [1, 1, 2]
+
+
+def test_who_trained_what_when() -> None:
+    ax = drawn(SearchTimeDisplay)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["main", "worker_1", "worker_2"]
+    assert [round(bar.get_width(), 3) for bar in ax.patches] == [10.0, 39.0, 10.0, 10.0, 24.0]
+    assert {t.get_text() for t in ax.get_legend().get_texts()} == {"new", "went on", "failed or lost"}
+
+
+def test_no_search_is_said() -> None:
+    for kind in VIEWS:
+        texts = kind(table=[], metric="iou").figure().axes[0].texts
+        assert [t.get_text() for t in texts] == ["no search was made"]
+
+
 def test_colours_are_distinct_beyond_the_palette() -> None:
     colours = class_colours(2 * len(PALETTE) - 1)
     assert len({tuple(c) for c in colours}) == len(colours)
@@ -69,6 +123,7 @@ def test_ignored_pixels_are_grey() -> None:
         ConfusionMatrixDisplay(matrix=np.array([[3, 1], [0, 2]]), names=["a", "b"]),
         SearchDisplay(rows=rows(), metric="iou"),
         LearningCurveDisplay(steps=[1, 2], scores=[0.1, 0.2], metric="iou", kept=0.2),
+        *(kind(table=table(), metric="iou") for kind in VIEWS),
     ],
     ids=lambda d: type(d).__name__,
 )
