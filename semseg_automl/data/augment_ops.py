@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from semseg_automl.data.label_map import IGNORE
 from semseg_automl.data.preprocess import MEAN
@@ -49,12 +50,14 @@ def rotate(
     lacking = [max(0, new - old) for new, old in zip(size, mask.shape, strict=True)]
     top, left = lacking[0] // 2, lacking[1] // 2
     borders = [left, top, lacking[1] - left, lacking[0] - top]
-    picture, labels = as_tensors(image, mask)
+    # as a PIL image: of tensors, torchvision darkens a picture's rim (it weighs it twice before it fills)
+    picture, labels = Image.fromarray(np.ascontiguousarray(image)), as_tensors(image, mask)[1]
     if any(borders):  # cutting the middle out of less would fill with zeros
         picture, labels = tv.pad(picture, borders, fill=list(FILL)), tv.pad(labels, borders, fill=IGNORE)
     picture = tv.rotate(picture, degrees, interpolation=bilinear, fill=list(FILL))
     labels = tv.rotate(labels, degrees, fill=IGNORE)
-    return as_arrays(tv.center_crop(picture, list(size)), tv.center_crop(labels, list(size)))
+    picture, labels = tv.center_crop(picture, list(size)), tv.center_crop(labels, list(size))
+    return np.asarray(picture), labels.reshape(size).numpy()
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:

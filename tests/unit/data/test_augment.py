@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy import ndimage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
@@ -128,7 +128,7 @@ def test_medium_takes_less_than_five_milliseconds() -> None:
     assert np.median(times) < 0.005
 
 
-# single changes against Pillow and SciPy
+# single changes against SciPy and Pillow
 
 
 def _smooth(height: int = 90, width: int = 120) -> np.ndarray:
@@ -137,18 +137,18 @@ def _smooth(height: int = 90, width: int = 120) -> np.ndarray:
 
 
 @pytest.mark.parametrize("degrees", [-33.0, -10.0, 4.0, 15.0, 90.0])
-def test_rotation_against_pillow(degrees: float) -> None:
+def test_rotation_against_scipy(degrees: float) -> None:
     image = _smooth()
     mask = (image[..., 1] > 128).astype(np.int16)
     ours, labels = rotate(image, mask, degrees, mask.shape)
-    theirs = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=FILL))
-    told = np.asarray(Image.fromarray(mask.astype(np.int32)).rotate(degrees, fillcolor=IGNORE))
+    theirs = ndimage.rotate(image.astype(float), degrees, reshape=False, order=1, cval=np.nan)
+    told = ndimage.rotate(mask, degrees, reshape=False, order=0, cval=IGNORE)
     assert ours.dtype == np.uint8 and labels.dtype == np.int16
-    inside = (labels != IGNORE) & (told != IGNORE)
-    assert np.abs(ours.astype(int) - theirs)[inside].mean() < 1.0  # Pillow rounds down
-    assert (labels == told).mean() > 0.97 and inside.mean() > 0.3
-    outside = binary_erosion((labels == IGNORE) & (told == IGNORE), border_value=1)
-    assert (ours[outside] == FILL).all()  # but for the pixels beside the picture, where colours are mixed
+    inside = np.isfinite(theirs[..., 0]) & (labels != IGNORE)
+    assert np.abs(ours - theirs)[inside].mean() < 1.0 and inside.mean() > 0.3
+    assert (labels == told).mean() > 0.97
+    outside = ndimage.binary_erosion((labels == IGNORE) & (told == IGNORE), border_value=1)
+    assert (ours[outside] == FILL).all()
 
 
 @pytest.mark.parametrize("size", [(90, 120), (50, 61), (101, 130), (40, 150)])
@@ -161,7 +161,8 @@ def test_a_rotated_picture_is_cut_around_its_middle(size: tuple[int, int]) -> No
     rows, columns = np.nonzero(labels == 1)
     middle = rows.mean() + 0.5, columns.mean() + 0.5
     np.testing.assert_allclose(middle, (size[0] / 2, size[1] / 2), atol=1.01)
-    assert (out[binary_erosion(labels == IGNORE, iterations=2, border_value=1)] == FILL).all()
+    outside = out[ndimage.binary_erosion(labels == IGNORE, iterations=2, border_value=1)].astype(int)
+    assert np.abs(outside - FILL).max(initial=0) <= 1  # Pillow rounds down
 
 
 def test_a_rotated_crop_has_picture_in_its_corners() -> None:
@@ -180,7 +181,7 @@ def test_a_rotated_crop_has_picture_in_its_corners() -> None:
 def test_blur_against_scipy(sigma: float) -> None:
     image = _smooth()
     image = np.where(RNG.random((90, 120, 1)) < 0.1, 255 - image, image).astype(np.uint8)
-    theirs = gaussian_filter(image.astype(float), (sigma, sigma, 0), mode="mirror")
+    theirs = ndimage.gaussian_filter(image.astype(float), (sigma, sigma, 0), mode="mirror")
     assert np.abs(blur(image, sigma) - theirs).mean() < 1.0
     assert np.abs(image - theirs).mean() > (0.05 if sigma < 0.5 else 3)
 
