@@ -82,12 +82,16 @@ def test_sixteen_bits_and_colours_come_out_as_they_went_in(textures: pd.DataFram
 
 def test_pictures_of_five_channels(textures: pd.DataFrame, tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile", reason="tifffile is in the extra [tiff]")
-    rng, paths = np.random.default_rng(0), []
+    rng, paths, contiguous = (
+        np.random.default_rng(0),
+        [],
+        {"photometric": "minisblack", "planarconfig": "contig"},
+    )
     for i, image in enumerate(textures["image"][:6]):
         rgb = np.asarray(Image.open(image)).astype(np.uint16)
         further = rng.integers(0, 3000, (*rgb.shape[:2], 2), np.uint16)
         paths.append(str(tmp_path / f"{i}.tif"))
-        tifffile.imwrite(paths[-1], np.concatenate([rgb * 11, further], axis=2), photometric="minisblack")
+        tifffile.imwrite(paths[-1], np.concatenate([rgb * 11, further], axis=2), **contiguous)
     table = textures.head(6).assign(image=paths)
     seg = tiny(tmp_path / "model").fit(table, **NO_SEARCH)
     found = masks_without_torch(seg.export_onnx(tmp_path / "m.onnx"), paths, tmp_path / "out")

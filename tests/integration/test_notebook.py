@@ -1,10 +1,10 @@
-"""In a real Jupyter kernel: one bar, no noise of the libraries below."""
+"""In a real Jupyter kernel: one bar, no noise of the libraries below, an interrupt keeps the best model."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.integration.quick import ROOT, SMALL
 
 pytest.importorskip("ipykernel", reason="ipykernel is in the extra [dev]")
 manager = pytest.importorskip("jupyter_client.manager", reason="jupyter_client comes with ipykernel")
-TIMEOUT = 120.0
+TIMEOUT = 240.0
 
 
 @pytest.fixture
@@ -24,13 +24,16 @@ def client(textures: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     textures.to_csv(tmp_path / "train.csv", index=False)
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     kernel, client = manager.start_new_kernel(cwd=str(tmp_path), env=environment)
+    client.interrupt = kernel.interrupt_kernel  # what a notebook's stop button does
     yield client
     client.stop_channels()
     kernel.shutdown_kernel(now=True)
 
 
-def run(client: Any, code: str) -> list[dict[str, Any]]:
-    """Execute a cell and return its outputs."""
+def run(
+    client: Any, code: str, seen: Callable[[dict[str, Any]], None] = lambda _output: None
+) -> list[dict[str, Any]]:
+    """Execute a cell and return its outputs; ``seen`` is called with each as it comes."""
     message = client.execute(code)
     outputs, end = [], time.monotonic() + TIMEOUT
     while time.monotonic() < end:
@@ -44,6 +47,9 @@ def run(client: Any, code: str) -> list[dict[str, Any]]:
             outputs.append({"kind": kind, **content})
         elif kind in ("comm_open", "comm_msg"):
             outputs.append({"kind": kind, "data": content["data"]})
+        else:
+            continue
+        seen(outputs[-1])
     raise AssertionError(f"the cell did not end in {TIMEOUT} s: {outputs[-3:]}")
 
 
@@ -66,3 +72,25 @@ def test_a_fit_shows_one_bar_and_its_plan(client: Any) -> None:
     assert "mean_iou" in shown["data"]["text/html"]
     pictures = run(client, "%matplotlib inline\nseg.plot_search();")
     assert sum("image/png" in o.get("data", {}) for o in pictures) == 1
+
+
+def test_an_interrupt_keeps_the_best_model(client: Any) -> None:
+    """The time limit is far beyond the test's own: that the cell ends at all is the interrupt's doing."""
+    pressed: list[str] = []
+
+    def press(output: dict[str, Any]) -> None:
+        shown = str(output).replace(r"\u2007", " ")  # the widget's spaces are of a digit's width
+        if not pressed and "best 0." in shown:  # a validation is done
+            pressed.append(str(output))
+            client.interrupt()
+
+    cell = "seg = SemanticSegmentor(backbone='sam_tiny', path='m').fit('train.csv', time_limit=3600)"
+    outputs = run(client, f"from semseg_automl import SemanticSegmentor\n{cell}", press)
+    text = "".join(o["text"] for o in outputs if o["kind"] == "stream")
+    assert pressed, text
+    assert not [o for o in outputs if o["kind"] == "error"], outputs
+    assert "Interrupted: the best model so far is kept in m" in text and "Traceback" not in text
+    look = "float(seg.load('m').best_score_), float(seg.best_score_), len(seg.predict('train.csv'))"
+    (shown,) = [o for o in run(client, look) if o["kind"] == "execute_result"]
+    again, best, count = (float(x) for x in shown["data"]["text/plain"].strip("()").split(","))
+    assert again == best > 0 and count == 12
