@@ -57,21 +57,12 @@ def resolve_request(
     fixed, spaces = split_hyperparameters(given)
     values = {k: v for k, v in preset.hyperparameters.items() if k not in spaces} | fixed
     own = values.pop("augment") if callable(values.get("augment")) else None
-    for key, value in values.items():
-        check_hyperparameter(key, value)
-    if own is not None:  # the configuration holds plain values: of a function its name
-        values["augment"] = f"{OWN}{getattr(own, '__qualname__', type(own).__qualname__)}"
-    for key, space in spaces.items():
-        for value in space.choices if isinstance(space, Categorical) else (space.lower, space.upper):
-            check_hyperparameter(key, value)
+    _check_values(values, spaces)
+    tune, auto = _tune_settings(tune_kwargs, preset, spaces)
+    if own is not None:
+        values["augment"] = _name_of(own, tune)
     config = RunConfig().replace(**values)
     resolve_method(config.adapter)  # values that don't go together, such as top_k and num_experts
-    tune, auto = _tune_settings(tune_kwargs, preset, spaces)
-    if own is not None and tune is not None and (tune.num_workers or 1) > 1:
-        raise ConfigError(
-            f"num_workers={tune.num_workers} with an augment of your own: other processes can't have the "
-            "function. Use num_workers=1, or augment by name."
-        )
     return FitRequest(
         config=config,
         given=frozenset(fixed if preset.search else values) | (frozenset(values) - {"max_epochs"}),
@@ -89,6 +80,24 @@ def resolve_request(
         own_augment=own,
         callbacks=tuple(callbacks or ()),
     )
+
+
+def _check_values(values: Mapping[str, Any], spaces: Mapping[str, Space]) -> None:
+    for key, value in values.items():
+        check_hyperparameter(key, value)
+    for key, space in spaces.items():
+        for value in space.choices if isinstance(space, Categorical) else (space.lower, space.upper):
+            check_hyperparameter(key, value)
+
+
+def _name_of(own: Callable[..., Any], tune: TuneSettings | None) -> str:
+    """What the configuration, which holds plain values, says of the user's own augmentation."""
+    if tune is not None and (tune.num_workers or 1) > 1:
+        raise ConfigError(
+            f"num_workers={tune.num_workers} with an augment of your own: other processes can't have the "
+            "function. Use num_workers=1, or augment by name."
+        )
+    return f"{OWN}{getattr(own, '__qualname__', type(own).__qualname__)}"
 
 
 def _tune_settings(

@@ -189,6 +189,12 @@ def run_search(
         remove_store_folder(job.feature_cache)
     if outcome.best is None:
         _rescue(session)
+    _check_best(outcome, limits)
+    return outcome
+
+
+def _check_best(outcome: Outcome, limits: Limits) -> None:
+    """Raise where there is no model; warn where the best one breaks the user's limits."""
     if outcome.best is None:
         reasons = [row.reason for row in outcome.rows]
         raise TrainingError(f"No model could be trained. First cause: {reasons[0] if reasons else 'no time'}")
@@ -200,7 +206,6 @@ def run_search(
             outcome.best_name,
             limits.complaint(best.peak_memory_mb, best.predict_seconds),
         )
-    return outcome
 
 
 def _measurable(limits: Limits, job: TrainJob) -> Limits:

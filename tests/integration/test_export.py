@@ -82,11 +82,8 @@ def test_sixteen_bits_and_colours_come_out_as_they_went_in(textures: pd.DataFram
 
 def test_pictures_of_five_channels(textures: pd.DataFrame, tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile", reason="tifffile is in the extra [tiff]")
-    rng, paths, contiguous = (
-        np.random.default_rng(0),
-        [],
-        {"photometric": "minisblack", "planarconfig": "contig"},
-    )
+    rng, paths = np.random.default_rng(0), []
+    contiguous = {"photometric": "minisblack", "planarconfig": "contig"}
     for i, image in enumerate(textures["image"][:6]):
         rgb = np.asarray(Image.open(image)).astype(np.uint16)
         further = rng.integers(0, 3000, (*rgb.shape[:2], 2), np.uint16)
