@@ -124,7 +124,7 @@ class Augment:
             wide = size
             if degrees:  # no wider than the picture, or empty borders would take its place
                 there = [max(s, round(n * factor)) for s, n in zip(size, mask.shape, strict=True)]
-                wide = tuple(map(min, room_to_rotate(size, degrees), there))  # type: ignore[assignment]
+                wide = tuple(map(min, room_to_rotate(size, degrees), there))
             place = place_of(mask, wide, factor, rng, aim, inner=size)
             image, mask = random_window(image, mask, wide, factor, place)
         return rotate(image, mask, degrees, size) if degrees else (image, mask)
