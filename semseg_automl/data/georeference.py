@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from semseg_automl.data.remote import is_remote
+from semseg_automl.data.remote import is_remote, open_binary
 from semseg_automl.data.sources import Source, as_path
 from semseg_automl.data.tiff import MAGIC, ORIENTATION, first_tags
 
@@ -45,7 +45,7 @@ def georeference(source: Source) -> tuple[GeoTag, ...]:
     if not is_geotiff_name(source):
         return ()
     try:
-        with open(as_path(source), "rb") as file:  # type: ignore[arg-type]
+        with open_binary(as_path(source)) as file:  # type: ignore[arg-type]
             if file.read(4) not in MAGIC:
                 return ()
             tags = first_tags(file)
