@@ -226,4 +226,4 @@ def _sensor(rng: np.random.Generator, picture: np.ndarray, noisy: float) -> np.n
     light = 1 + 0.06 * noise(rng, picture.shape[:2], 0.004) + rng.normal(0, 0.04)
     smooth = Image.fromarray(np.uint8(np.clip(picture * light[..., None], 0, 255)))
     pixels = np.asarray(smooth.filter(ImageFilter.GaussianBlur(0.7)), np.float64)
-    return np.uint8(np.clip(np.rint(pixels + rng.normal(0, noisy, picture.shape)), 0, 255))
+    return np.clip(np.rint(pixels + rng.normal(0, noisy, picture.shape)), 0, 255).astype(np.uint8)
