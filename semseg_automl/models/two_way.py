@@ -2,7 +2,7 @@
 
 Source: Kirillov et al., "Segment Anything", 2023, appendix A (mask decoder). Parameters are named as in the
 published files; a test holds the numbers against the package ``segment_anything``, which is not used here:
-importing it brings in torchvision and torch's compiler, 190 MB, and half of the time of a load.
+importing it brings in torchvision, of which nothing else is needed.
 """
 
 from __future__ import annotations
