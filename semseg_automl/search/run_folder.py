@@ -133,7 +133,8 @@ class RunFolder:
         if lock is not None:
             try:
                 lock.acquire(timeout=_PATIENCE)
-            except (OSError, NotImplementedError) as error:  # Timeout is an OSError
+            # Timeout is an OSError; NotImplementedError: filelock on a file system that has no locks
+            except (OSError, NotImplementedError) as error:
                 _LOG.debug("The search's turn can't be locked: %s", error)
                 lock = None
         try:
