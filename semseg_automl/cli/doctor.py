@@ -68,7 +68,16 @@ def package_versions() -> dict[str, str | None]:
     try:
         required = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:  # run from its source folder
-        required = ["torch", "torchvision", "lightning", "optuna", "timm", "pandas", "scikit-learn"]
+        required = [
+            "torch",
+            "torchvision",
+            "segment-anything",
+            "lightning",
+            "optuna",
+            "timm",
+            "pandas",
+            "scikit-learn",
+        ]
     versions: dict[str, str | None] = {}
     for line in required:
         match = re.match(r"[A-Za-z0-9._-]+", line)

@@ -1,6 +1,6 @@
 """SAM's mask decoder with constant prompts, turned into a semantic segmentation head.
 
-Source: Kirillov et al., "Segment Anything", 2023 (the two-way transformer has a file of its own).
+Source: Kirillov et al., "Segment Anything", 2023 (the two-way transformer is the package's own class).
 Differences: no sparse prompts, the "no mask" embedding everywhere, positions for any grid size; one
 output token and hypernetwork per class in place of four ambiguity masks; the quality (IoU) head is
 left out, its token is kept; finer encoder maps join the upscaling through projections that start at
@@ -15,11 +15,11 @@ import math
 from collections.abc import Mapping
 
 import torch
+from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semseg_automl.models.encoders.base import EncoderOutput, LayerNorm2d
-from semseg_automl.models.two_way import TwoWayTransformer
 
 
 class TwoWayDecoder(nn.Module):

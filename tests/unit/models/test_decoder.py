@@ -17,7 +17,6 @@ from semseg_automl.models import pretrained
 from semseg_automl.models.decoder import HyperNetworks, MaskClassificationHead, SemanticHead
 from semseg_automl.models.encoders.base import EncoderOutput, LayerNorm2d
 from semseg_automl.models.pretrained import load_head
-from semseg_automl.models.two_way import TwoWayTransformer as OwnTransformer
 
 DIM, SIZES = 32, {"embed_dim": 32, "num_heads": 4, "mlp_dim": 48}
 SKIPS = {4: 6, 8: 10}
@@ -53,24 +52,6 @@ def features(h: int, w: int, batch: int = 2, dim: int = DIM) -> EncoderOutput:
     torch.manual_seed(1)
     skips = {s: torch.randn(batch, c, h * 16 // s, w * 16 // s) for s, c in SKIPS.items()}
     return EncoderOutput(torch.randn(batch, dim, h, w), skips)
-
-
-def test_the_two_way_transformer_is_the_packages_own() -> None:
-    """Names, initial values from a seed, numbers and gradients: to the bit."""
-    sizes = {"depth": 2, "embedding_dim": DIM, "mlp_dim": 48, "num_heads": 4}
-    torch.manual_seed(0)
-    package = TwoWayTransformer(**sizes)
-    torch.manual_seed(0)
-    own = OwnTransformer(**sizes)
-    theirs, ours = package.state_dict(), own.state_dict()
-    assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    given = torch.randn(2, DIM, 3, 5), torch.randn(1, DIM, 3, 5), torch.randn(2, 4, DIM)
-    for found, want in zip(own(*given), package(*given), strict=True):
-        assert torch.equal(found, want)
-    for module in (own, package):
-        sum(x.square().sum() for x in module(*given)).backward()
-    for name, parameter in own.named_parameters():
-        assert torch.equal(parameter.grad, package.get_parameter(name).grad), name
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 7)])
