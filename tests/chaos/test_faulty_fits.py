@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,11 @@ import pytest
 
 from semseg_automl import SemanticSegmentor
 from semseg_automl.data.datasets import make_textures
+from tests.chaos.apart import figures_of
 from tests.chaos.faulty_fits import HYPER
 from tests.chaos.figures import keep
 from tests.integration.quick import tiny
 
-ROOT = Path(__file__).parents[2]
 Patch = pytest.MonkeyPatch
 
 
@@ -31,18 +28,9 @@ def table(tmp_path: Path) -> pd.DataFrame:
 
 
 def fit_with_faults(count: int, seed: int, timeout: float) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos.faulty_fits", str(count), str(seed)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    assert not found["failures"], "\n".join(found["failures"])
+    found = figures_of("tests.chaos.faulty_fits", count, seed, timeout)
     assert sum(found["endings"].values()) == len(found["fits"]) == count
-    return dict(found)
+    return found
 
 
 def test_one_fault_of_each_kind() -> None:

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.chaos.apart import figures_of
 from tests.chaos.figures import keep
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
 
 
 def kill(count: int, seed: int, timeout: float) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos.kill_saves", str(count), str(seed)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    assert not found["failures"], "\n".join(found["failures"])
+    found = figures_of("tests.chaos.kill_saves", count, seed, timeout)
     assert sum(found["found"].values()) == count
-    return dict(found)
+    return found
 
 
 def test_five_kills() -> None:

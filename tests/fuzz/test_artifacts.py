@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.chaos.apart import figures_of
 from tests.chaos.figures import keep
 
-ROOT = Path(__file__).parents[2]
 PEAK_MIB = 1024
 
 
 def fuzz(count: int, seed: int, timeout: float) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.run", str(count), str(seed)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    assert not found["failures"], "\n".join(found["failures"])
+    found = figures_of("tests.fuzz.run", count, seed, timeout)
     assert sum(found["outcomes"].values()) == count
     assert found["outcomes"].get("equal masks", 0) > 0  # the harness does load what is unharmed
     assert found["peak_mib"] is None or found["peak_mib"] < PEAK_MIB, found
-    return dict(found)
+    return found
 
 
 def test_a_hundred_mutations() -> None:
