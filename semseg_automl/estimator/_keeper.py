@@ -128,7 +128,7 @@ class Keeper:
         stored = _store.Trained.of_stored(read_model(self.folder))
         job = replace(job, config=stored.config, init=stored.state, precision="32-true", checkpoint=None)
         found = score_model(job, Hooks(remaining=remaining))
-        if not found.complete:
+        if found is None or not found.complete:
             return
         self.score_stored = found.score
         if abs(found.score - self.model.score) > _ROUNDING:

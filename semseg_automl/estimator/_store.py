@@ -24,16 +24,19 @@ from semseg_automl.artifacts.schema import Manifest
 from semseg_automl.artifacts.write import write_model
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError, BackboneError, WeightsError
+from semseg_automl.core.log import get_logger
 from semseg_automl.core.results import ModelRow
 from semseg_automl.data.images import IntensityScaling, network_channels
 from semseg_automl.data.labels import LabelMap
 from semseg_automl.estimator._manifest import expected_tensors, settings
 from semseg_automl.models.build import build_segmenter
 from semseg_automl.models.checkpoints import ResolvedWeights, resolve_weights
+from semseg_automl.models.devices import out_of_memory
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.search.run_folder import RunFolder
 from semseg_automl.training.job import ModelState, TrainResult
 
+_LOG = get_logger("estimator")
 SUMMARY = "fit_summary.json"
 DEFAULT_ROOT = "SemsegModels"
 
@@ -185,9 +188,20 @@ def write(
         metrics=model.metrics,
         info=model.info,
     )
-    probe = make_probe(segmenter or model.segmenter())
+    probe = _probe(segmenter, model)
     backbone = model.weights.load() if include_backbone else None
     write_model(folder, manifest, model.state.adapter, model.state.head, probe, backbone=backbone)
+
+
+def _probe(segmenter: Segmenter | None, model: Trained) -> dict[str, torch.Tensor] | None:
+    """What loading compares with; None where memory is short (a model without it is better than none)."""
+    try:
+        return make_probe(segmenter or model.segmenter())
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        _LOG.warning("Out of memory while storing: the model is kept without the output that loading checks.")
+        return None
 
 
 def read(folder: str | os.PathLike[str], *, weights_file: Path | None = None) -> tuple[Trained, Segmenter]:

@@ -28,7 +28,7 @@ from semseg_automl.inference.whole import (
     plan_batches,
     read_batches,
 )
-from semseg_automl.models.devices import flushed_denormals, trim_freed_memory
+from semseg_automl.models.devices import flushed_denormals, out_of_memory, trim_freed_memory
 
 _log = get_logger("inference")
 _TRIM_BYTES = 32 << 20
@@ -286,10 +286,10 @@ class Predictor:
         """(B, 3, H', W') -> (B, K, H'/4, W'/4) float32; halves the batch where memory is short."""
         try:
             return self.segmenter(images.to(self.device)).float()
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if len(images) == 1 or not out_of_memory(error):
                 raise
             _log.warning("A batch of %d pictures does not fit the device's memory; halving it.", len(images))
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # nothing where CUDA was never used
         half = len(images) // 2
         return torch.cat([self._logits(images[:half]), self._logits(images[half:])])

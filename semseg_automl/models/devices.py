@@ -189,6 +189,14 @@ def free_memory(choice: DeviceChoice) -> int | None:
     return read_meminfo().get("MemAvailable")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short, in the words of CUDA, of torch on a CPU, or of Python."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text.lower() or "can't allocate" in text)
+
+
 def default_threads(processes: int = 1) -> int:
     """Threads for each of ``processes`` that share this machine's usable cores."""
     return max(1, usable_cores() // max(1, processes))

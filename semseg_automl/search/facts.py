@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from semseg_automl.core.errors import TrainingError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.fingerprint import thinnest_class
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.labels import LabelMap, LabelScan, class_counts
-from semseg_automl.models.devices import DeviceChoice
+from semseg_automl.models.devices import DeviceChoice, out_of_memory
 from semseg_automl.search.planner import Fingerprint, Probe, natural_side
 from semseg_automl.training.job import TrainJob
-from semseg_automl.training.probe import matmul_pays, time_steps
+from semseg_automl.training.probe import StepTime, matmul_pays, time_steps
 
 _LOG = get_logger("search")
 _PROBE_SHARE = 0.05
-_BF16_GAIN = 0.92
+BF16_GAIN = 0.92
+"""A step in bfloat16 must take less than this share of a step in float32 to be chosen."""
 _PROBE_SIDES = ((120.0, 448), (20.0, 320), (-float("inf"), 128))
 """Side of the probe's pictures where more than so many seconds remain."""
+_SMALLEST_SIDE = 64
 _LONG = 20.0  # seconds from which a probe of the real size, in two precisions, is worth its time
 
 
@@ -51,21 +55,41 @@ def probe_speed(job: TrainJob, print_: Fingerprint, remaining: float) -> Probe:
     """
     fitting = next(side for seconds, side in _PROBE_SIDES if remaining > seconds)
     side = min(natural_side(print_), fitting)
-    mpx = side * side / 1e6
     batch = min(2, job.config.optim.batch_size)
     deadline = time.perf_counter() + _PROBE_SHARE * remaining
     both = remaining > _LONG and _may_use_bf16(job)
     precisions = ("32-true", "bf16-mixed") if both else ("32-true",)
-    found = time_steps(job, (side, side), batch, precisions, deadline)
+    side, found = _time_what_fits(job, side, batch, precisions, deadline)
     precision, best = "32-true", found["32-true"]
-    if "bf16-mixed" in found and found["bf16-mixed"].train < _BF16_GAIN * best.train:
+    if "bf16-mixed" in found and found["bf16-mixed"].train < BF16_GAIN * best.train:
         precision, best = "bf16-mixed", found["bf16-mixed"]
     _LOG.info("Speed: %.3f s a training picture of %d x %d pixels in %s.", best.train, side, side, precision)
+    mpx = side * side / 1e6
     return Probe(
         train_seconds_per_mpx=best.train / mpx,
         predict_seconds_per_mpx=best.predict / mpx,
         precision=precision,
     )
+
+
+def _time_what_fits(
+    job: TrainJob, side: int, batch: int, precisions: Sequence[str], deadline: float
+) -> tuple[int, dict[str, StepTime]]:
+    """Times of the job's steps, and the side that they are of: smaller than asked where memory is short."""
+    while True:
+        try:
+            return side, time_steps(job, (side, side), batch, precisions, deadline)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if batch == 1 and side <= _SMALLEST_SIDE:
+                raise TrainingError(
+                    f"Memory is too short for one training step on a picture of {side} x {side} pixels "
+                    f"({type(error).__name__}: {error}). Free memory, or take a smaller backbone."
+                ) from error
+            _LOG.warning("Out of memory while measuring speed at %d x %d pixels: trying less.", side, side)
+        side = side if batch > 1 else max(_SMALLEST_SIDE, side // 2)
+        batch = 1
 
 
 def _may_use_bf16(job: TrainJob) -> bool:

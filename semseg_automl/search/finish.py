@@ -86,6 +86,8 @@ def _average(session: Session, job: TrainJob, results: list[TrainResult], name: 
     mean = average_models([result.model for result in results])
     hooks = session.hooks(f"{name}_averaged", math.inf, report=None)
     found = score_model(replace(job, init=mean, checkpoint=None), hooks)
+    if found is None:
+        return
     result = replace(
         last,
         score=found.score,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from semseg_automl.core.errors import ConfigError, DataError, SemsegError
 from semseg_automl.core.log import get_logger
+from semseg_automl.models.devices import out_of_memory
 from semseg_automl.training.fit import micro_batch
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.launch import train_on_devices
@@ -73,11 +74,7 @@ def _remedy(job: TrainJob, error: BaseException) -> tuple[TrainJob | None, str]:
             f"A process that reads pictures was lost ({lost}): is memory or shared memory (/dev/shm) short? "
             "Going on from the last validation with num_workers=0."
         )
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in str(error).lower()
-        or "can't allocate" in str(error)
-    ):
+    if out_of_memory(error):
         micro = micro_batch(job, len(job.device_ids))
         if micro > 1:
             return replace(

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from semseg_automl.models.devices import DeviceChoice
+from semseg_automl.core.log import get_logger
+from semseg_automl.models.devices import DeviceChoice, out_of_memory
 from semseg_automl.training.fit import make_datasets, make_segmenter
 from semseg_automl.training.job import Hooks, ModelState, TrainJob
 from semseg_automl.training.validate import Validation, validate
+
+_LOG = get_logger("training")
 
 
 def average_models(models: Sequence[ModelState]) -> ModelState:
@@ -37,14 +40,23 @@ def same_weights(first: ModelState, second: ModelState) -> bool:
     return all(torch.equal(value, new[name]) for old, new in pairs for name, value in old.items())
 
 
-def score_model(job: TrainJob, hooks: Hooks) -> Validation:
-    """Score ``job.init`` as a run of the job would score it, on the job's first device."""
+def score_model(job: TrainJob, hooks: Hooks) -> Validation | None:
+    """Score ``job.init`` as a run of the job would score it, on the job's first device.
+
+    None where memory is short: there is a model already, and this is only about a better word on it.
+    """
     device = DeviceChoice(job.accelerator, job.device_ids[:1]).torch_device()
-    return validate(
-        make_segmenter(job).to(device),
-        make_datasets(job)[1],
-        eval_metric=job.eval_metric,
-        precision=job.precision,
-        mirror=job.tta,
-        out_of_time=lambda: hooks.remaining() <= 0 or hooks.urgent(),
-    )
+    try:
+        return validate(
+            make_segmenter(job).to(device),
+            make_datasets(job)[1],
+            eval_metric=job.eval_metric,
+            precision=job.precision,
+            mirror=job.tta,
+            out_of_time=lambda: hooks.remaining() <= 0 or hooks.urgent(),
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        _LOG.warning("Out of memory while scoring a model again: left out.")
+        return None
