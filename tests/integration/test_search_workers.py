@@ -32,7 +32,7 @@ from tests.integration.quick import SMALL, tiny
 
 PATIENCE = 300.0  # seconds: starting a process that loads torch takes long on a busy machine
 COUNTED: dict[str, Any] = {
-    "hyperparameters": {**SMALL, "max_epochs": 20},
+    "hyperparameters": {**SMALL, "max_epochs": 10},
     "hyperparameter_tune_kwargs": {"num_workers": 2, "num_trials": 4},
 }
 
@@ -166,7 +166,7 @@ def test_workers_end_with_the_main_process_and_resume_goes_on(textures: pd.DataF
     lost = [number for number, state in before.items() if state == "RUNNING"]
     assert trial_of(folder, "worker_1")()[-1].number in lost
     arguments = {"hyperparameters": {"image_size": 64}, "hyperparameter_tune_kwargs": {"num_workers": 1}}
-    seg = tiny(folder).fit(textures, resume=True, time_limit=seconds + 40, **arguments)
+    seg = tiny(folder).fit(textures, resume=True, time_limit=seconds + 15, **arguments)
     found = seg.study_.trials
     assert {found[number].state.name for number in lost} == {"FAIL"}
     repeated = [t.user_attrs["requeue_of"] for t in found if "requeue_of" in t.user_attrs]
