@@ -48,15 +48,16 @@ def read_header(path: str) -> Header:
         message begins with its name.
     """
     try:
-        tiff = tiff_header(path)
-        if tiff is not None:
-            return _checked_tiff(path, tiff)
-        with open_binary(path) as file, Image.open(file) as image:
-            settled = _looks_complete(file, image)
-            orientation = orientation_of(image, loaded=False)
-            width, height = image.size
-            mode = image.mode
-            _refuse_animation(image)
+        with open_binary(path) as file:
+            tiff = tiff_header(file)
+            if tiff is not None:
+                return _checked_tiff(path, tiff)
+            with Image.open(file) as image:
+                settled = _looks_complete(file, image)
+                orientation = orientation_of(image, loaded=False)
+                width, height = image.size
+                mode = image.mode
+                _refuse_animation(image)
         if not settled:
             with open_binary(path) as file, Image.open(file) as image:
                 image.load()
@@ -68,12 +69,13 @@ def read_header(path: str) -> Header:
     return Header(size=size, channels=channels_of(mode), deep=is_deep(mode))
 
 
-def tiff_header(path: str) -> TiffHeader | None:
-    """A TIFF's header, or None for files of other formats."""
-    with open_binary(path) as file:
-        if file.read(4) not in MAGIC:
-            return None
-        return read_tiff_header(file, size_of(file))
+def tiff_header(file: BinaryIO) -> TiffHeader | None:
+    """A TIFF's header, or None for files of other formats; the file stands at its beginning then."""
+    magic = file.read(4)
+    file.seek(0)
+    header = read_tiff_header(file, size_of(file)) if magic in MAGIC else None
+    file.seek(0)
+    return header
 
 
 def channels_of(mode: str) -> int:

@@ -40,15 +40,16 @@ def open_pixels(source: Source, convert: Callable[[Image.Image], np.ndarray]) ->
             source.load()
             return _turn(convert(source), orientation_of(source, loaded=True))
         path = as_path(source)  # type: ignore[arg-type]
-        tiff = tiff_header(path)
-        if tiff is not None and not tiff.exact:
-            return _turn(read_tiff(path, tiff), tiff.orientation)
-        # by file, not by path: Pillow maps some TIFFs it has a path of, and scrambles those that are turned
-        with open_binary(path) as file, Image.open(file) as image:
-            image.load()
-            if image.format == "PNG" and _last_row_is_zero(image):
-                refuse_missing_rows(file)
-            return _turn(convert(image), orientation_of(image, loaded=True))
+        with open_binary(path) as file:
+            tiff = tiff_header(file)
+            if tiff is not None and not tiff.exact:
+                return _turn(read_tiff(path, tiff), tiff.orientation)
+            # by file, not by path: Pillow maps some TIFFs it has a path of, and scrambles those that are turned
+            with Image.open(file) as image:
+                image.load()
+                if image.format == "PNG" and _last_row_is_zero(image):
+                    refuse_missing_rows(file)
+                return _turn(convert(image), orientation_of(image, loaded=True))
     except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
         raise DataError(f"{describe(source)}: {explain(error, describe(source))}") from error
 

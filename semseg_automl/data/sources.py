@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -34,6 +35,8 @@ class MaskStack:
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _MANY = 2000
+_BLOCK, _TRIED = 512, 8
+_SHORT = 1e-3  # seconds an item, from which threads are worth it
 _log = get_logger("data")
 
 
@@ -59,13 +62,25 @@ def describe(source: Source | MaskStack) -> str:
 
 
 def parallel(function: Callable[[_T], _R], items: Sequence[_T], *, title: str | None = None) -> list[_R]:
-    """``[function(i) for i in items]``, in threads when there are many (decoding releases the GIL).
+    """``[function(i) for i in items]``, in threads where there are many that take long.
 
-    ``title``: shown with a progress bar where there are thousands of items and progress is logged.
+    Decoding and waiting release the GIL, the rest doesn't: of small files, threads only stand in each
+    other's way (6,000 masks of 128 x 128: 1.4 s one by one, 2.5 s in two threads). ``title``: shown with a
+    progress bar where there are thousands of items and progress is logged.
     """
     if len(items) < 32:
         return [function(item) for item in items]
     shown = title is not None and len(items) >= _MANY and _log.isEnabledFor(logging.INFO)
     with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
-        found = pool.map(function, items)
+        found = _by_blocks(function, items, pool)
         return list(tqdm(found, title, len(items), disable=not shown, leave=False))
+
+
+def _by_blocks(function: Callable[[_T], _R], items: Sequence[_T], pool: ThreadPoolExecutor) -> Iterator[_R]:
+    """Of each block the first few tell whether the rest goes to the pool."""
+    for start in range(0, len(items), _BLOCK):
+        first, rest = items[start : start + _TRIED], items[start + _TRIED : start + _BLOCK]
+        began = time.perf_counter()
+        yield from [function(item) for item in first]
+        is_short = time.perf_counter() - began < _SHORT * len(first)
+        yield from map(function, rest) if is_short else pool.map(function, rest)

@@ -54,6 +54,25 @@ def test_mlflow_holds_losses_scores_and_hyperparameters(textures: pd.DataFrame, 
     assert (tmp_path / "m" / "logs" / "default" / "metrics.csv").is_file()
 
 
+def test_wandb_holds_losses_scores_and_hyperparameters(
+    textures: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its server."""
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
+    from lightning.pytorch.loggers import WandbLogger
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = WandbLogger(project="polyps", save_dir=str(tmp_path), offline=True)
+    seg = tiny(tmp_path / "m").fit(textures, **NO_SEARCH, loggers=["csv", logger])
+    try:
+        assert logger.experiment.config["default/rank"] == 4
+        assert logger.experiment.summary["default/final_score"] == pytest.approx(seg.best_score_)
+        assert logger.experiment.summary["default/loss"] > 0
+    finally:
+        wandb.finish()
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
 def test_no_logger_no_files(textures: pd.DataFrame, tmp_path: Path) -> None:
     tiny(tmp_path / "m").fit(textures, **NO_SEARCH, loggers=None)
     assert not (tmp_path / "m" / "logs").exists()
