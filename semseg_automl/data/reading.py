@@ -44,7 +44,7 @@ def open_pixels(source: Source, convert: Callable[[Image.Image], np.ndarray]) ->
             tiff = tiff_header(file)
             if tiff is not None and not tiff.exact:
                 return _turn(read_tiff(path, tiff), tiff.orientation)
-            # by file, not by path: Pillow maps some TIFFs it has a path of, and scrambles those that are turned
+            # by file, not by path: Pillow maps some TIFFs it has a path of, and scrambles turned ones
             with Image.open(file) as image:
                 image.load()
                 if image.format == "PNG" and _last_row_is_zero(image):
