@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 	$(BIN)/semseg-automl demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m chaos

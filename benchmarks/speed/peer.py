@@ -8,6 +8,9 @@ COMMAND runs one measurement of the peer in a process of its own and prints a JS
 ``peak_rss_mib`` and ``rss_before_steps_mib``. Ours is measured the same way: rank 3, alpha 32, 8 experts,
 float32, two threads, denormals flushed, random weights, AdamW, one warm-up step. Processes take turns.
 
+``--precision bf16-mixed`` runs ours as ``fit`` does on a processor that multiplies in bfloat16 (predictions
+stay in float32), and writes results/peer_bfloat16.json; the bars are float32's.
+
 Each mode is run twice: ``shipped`` (ours keeps freed memory in the process, as it does for its users), and
 ``same``, with the same glibc allocator settings for both. Bars, ours over the peer's: a training step 0.45
 (same allocator: 0.65), a prediction 0.5 (0.75), peak memory above the loaded model 0.4 (as shipped).
@@ -36,6 +39,7 @@ from semseg_automl.models.devices import peak_resident, prepare_cpu
 from semseg_automl.models.encoders.sam_vit import SamViTConfig, SamViTEncoder
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.inject import collect_balance_loss, inject
+from semseg_automl.training.validate import autocast
 
 BARS = {
     ("train", "shipped"): 0.45,
@@ -44,10 +48,11 @@ BARS = {
     ("infer", "same"): 0.75,
 }
 MEMORY_BAR = 0.4
+ALLOCATORS = ("shipped", "same")
 SAME_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
-def child(mode: str, steps: int, size: int, depth: int) -> dict[str, float]:
+def child(mode: str, steps: int, size: int, depth: int, precision: str) -> dict[str, float]:
     """Our measurement, in this process."""
     torch.set_num_threads(2)
     prepare_cpu()
@@ -65,7 +70,9 @@ def child(mode: str, steps: int, size: int, depth: int) -> dict[str, float]:
     for _ in range(steps + 1):
         started = time.perf_counter()
         with torch.inference_mode(mode == "infer"):
-            logits = F.interpolate(segmenter(images), size=(size, size), mode="bilinear")
+            with autocast(images.device, precision):
+                logits = segmenter(images)
+            logits = F.interpolate(logits.float(), size=(size, size), mode="bilinear")
         if mode == "train":
             (structure(logits, masks) + collect_balance_loss(adapters)).backward()
             torch.nn.utils.clip_grad_norm_(segmenter.trainable_parameters(), 1.0)
@@ -105,6 +112,7 @@ def summary(runs: list[dict[str, float]]) -> dict[str, float]:
 def compare(arguments: argparse.Namespace, mode: str, allocator: str) -> dict[str, Any]:
     """Pairs of processes in turn; ratios of medians against the bars."""
     sizes = ["--steps", str(arguments.steps), "--size", str(arguments.size), "--depth", str(arguments.depth)]
+    sizes += ["--precision", arguments.precision]
     ours, peers = [], []
     for _ in range(arguments.pairs):
         ours.append(measure([sys.executable, __file__, "--child", mode, *sizes], allocator))
@@ -132,18 +140,21 @@ def main() -> int:
     what.add_argument("--ours-only", action="store_true")
     what.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--modes", nargs="+", choices=("train", "infer"), default=["train", "infer"])
+    parser.add_argument("--allocators", nargs="+", choices=ALLOCATORS, default=list(ALLOCATORS))
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--depth", type=int, default=12, help="blocks; 12 is ViT-B")
     arguments = parser.parse_args()
     if arguments.child:
-        found = child(arguments.child, arguments.steps, arguments.size, arguments.depth)
+        found = child(arguments.child, arguments.steps, arguments.size, arguments.depth, arguments.precision)
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
-    cases = [compare(arguments, mode, how) for mode in arguments.modes for how in ("shipped", "same")]
-    settings = {k: getattr(arguments, k) for k in ("pairs", "steps", "size", "depth")}
-    write("peer", {**settings, "threads": 2, "same_allocator": SAME_ALLOCATOR, "cases": cases})
+    cases = [compare(arguments, mode, how) for mode in arguments.modes for how in arguments.allocators]
+    settings = {k: getattr(arguments, k) for k in ("pairs", "steps", "size", "depth", "precision")}
+    name = "peer" if arguments.precision == "32-true" else "peer_bfloat16"
+    write(name, {**settings, "threads": 2, "same_allocator": SAME_ALLOCATOR, "cases": cases})
     return int(not all(c.get("met", True) for c in cases))
 
 

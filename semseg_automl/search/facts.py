@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,10 +18,13 @@ from semseg_automl.data.labels import LabelMap, LabelScan, class_counts
 from semseg_automl.models.devices import DeviceChoice, out_of_memory
 from semseg_automl.search.planner import Fingerprint, Probe, natural_side
 from semseg_automl.training.job import TrainJob
-from semseg_automl.training.probe import StepTime, matmul_pays, time_steps
+from semseg_automl.training.probe import StepTime, matmul_ratio, time_steps
 
 _LOG = get_logger("search")
 _PROBE_SHARE = 0.05
+_FLOAT32, _BF16 = "32-true", "bf16-mixed"
+_HOPELESS = 4.0
+"""A precision whose small matrix product takes this many times float32's is not tried on the network."""
 BF16_GAIN = 0.92
 """A step in bfloat16 must take less than this share of a step in float32 to be chosen."""
 _PROBE_SIDES = ((120.0, 448), (20.0, 320), (-float("inf"), 128))
@@ -52,17 +56,17 @@ def probe_speed(job: TrainJob, print_: Fingerprint, remaining: float) -> Probe:
     The picture size of the probe is small where the limit is short, so that the probe takes at
     most about a twentieth of it; the cost scales with the number of pixels. (Not quite: attention
     windows are padded, so a picture that fills them is the one to measure where there is time.)
+    Without a limit the precision follows from what the device can do, not from these times: the same
+    seed is to give the same model, however busy the machine is.
     """
     fitting = next(side for seconds, side in _PROBE_SIDES if remaining > seconds)
     side = min(natural_side(print_), fitting)
     batch = min(2, job.config.optim.batch_size)
     deadline = time.perf_counter() + _PROBE_SHARE * remaining
-    both = remaining > _LONG and _may_use_bf16(job)
-    precisions = ("32-true", "bf16-mixed") if both else ("32-true",)
-    side, found = _time_what_fits(job, side, batch, precisions, deadline)
-    precision, best = "32-true", found["32-true"]
-    if "bf16-mixed" in found and found["bf16-mixed"].train < BF16_GAIN * best.train:
-        precision, best = "bf16-mixed", found["bf16-mixed"]
+    side, found = _time_what_fits(job, side, batch, _precisions(job, remaining), deadline)
+    precision, best = next(iter(found.items()))
+    if _BF16 in found and found[_BF16].train < BF16_GAIN * best.train:
+        precision, best = _BF16, found[_BF16]
     _LOG.info("Speed: %.3f s a training picture of %d x %d pixels in %s.", best.train, side, side, precision)
     mpx = side * side / 1e6
     return Probe(
@@ -92,9 +96,14 @@ def _time_what_fits(
         batch = 1
 
 
-def _may_use_bf16(job: TrainJob) -> bool:
-    """Whether bfloat16 is worth a real step: the device has it and multiplies no slower in it."""
-    if job.accelerator == "mps" or (job.accelerator == "cuda" and not torch.cuda.is_bf16_supported()):
-        return False
+def _precisions(job: TrainJob, remaining: float) -> tuple[str, ...]:
+    """What to measure: bfloat16 only where there is time and the device doesn't emulate it."""
+    lacks_it = job.accelerator == "cuda" and not torch.cuda.is_bf16_supported()
+    if remaining <= _LONG or job.accelerator == "mps" or lacks_it:
+        return (_FLOAT32,)
     device = DeviceChoice(job.accelerator, job.device_ids).torch_device()
-    return matmul_pays(device, torch.bfloat16)
+    if matmul_ratio(device, torch.bfloat16) > _HOPELESS:
+        return (_FLOAT32,)
+    if math.isfinite(remaining):
+        return (_FLOAT32, _BF16)
+    return (_BF16,) if matmul_ratio(device, torch.bfloat16, large=True) < 1.0 else (_FLOAT32,)

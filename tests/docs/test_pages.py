@@ -27,13 +27,18 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, textures: pd.DataFrame) -> 
 
 @pytest.fixture
 def small_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a page asks for: backbone for tests, small pictures, one epoch, no search unless counted."""
+    """Whatever a page asks for: backbone for tests, small pictures, one epoch, no search unless counted.
+
+    Limits are ten seconds at most: some pages count trials that would take a minute.
+    """
     fit = SemanticSegmentor.fit
 
     def small(self: SemanticSegmentor, *data: Any, **arguments: Any) -> SemanticSegmentor:
         asked = dict(arguments.pop("hyperparameters", None) or {})
         tune = arguments.pop("hyperparameter_tune_kwargs", None)
         asked.pop("backbone", None)
+        if arguments.get("time_limit") is not None:
+            arguments["time_limit"] = min(10.0, arguments["time_limit"])
         self.set_params(backbone="sam_tiny", verbosity=0)
         return fit(self, *data, hyperparameters=SMALL | asked, hyperparameter_tune_kwargs=tune, **arguments)
 
