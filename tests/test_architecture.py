@@ -22,7 +22,7 @@ FILE_LINES = 500
 FUNCTION_LINES = 50
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 HEAVY = ("torch", "torchvision", "lightning", "optuna", "timm", "segment_anything", "matplotlib", "onnx")
-UNUSED_IN_PREDICTION = (*HEAVY[1:], "torch._dynamo", "triton", "torchmetrics", "sqlalchemy")
+UNUSED_IN_PREDICTION = ("lightning", "optuna", "timm", "matplotlib", "onnx", "torchmetrics", "sqlalchemy")
 PICKLES = {"pickle", "cloudpickle", "dill"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
