@@ -29,7 +29,7 @@ from benchmarks.quality.run import circumstances
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "options", HERE / "options.md"
 METRICS = {"leaf_disease": "iou", "crack_forest": "iou", "wbc_1": "mean_iou"}
-COMMON: dict[str, Any] = {"image_size": 384, "augment": "light", "max_epochs": 12}
+COMMON: dict[str, Any] = {"image_size": 256, "augment": "light", "max_epochs": 10}
 DEFAULT = "default"
 OPTIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
