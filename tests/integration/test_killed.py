@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -26,10 +27,20 @@ from tests.integration.quick import SMALL, tiny
 ONE_MODEL = {"hyperparameters": {**SMALL, "max_epochs": 120}, "hyperparameter_tune_kwargs": None}
 
 
-def fit_and_kill(table: pd.DataFrame, folder: Path, arguments: dict, wanted: Path, resume: bool) -> None:
-    """Fit in another process and end it without warning once it has written ``wanted`` anew."""
+def newest(folder: Path, pattern: str) -> int:
+    """When the last of these states was written, in ns; 0 where there is none."""
+    found = [0]
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # it was removed since
+            found.append(path.stat().st_mtime_ns)
+    return max(found)
+
+
+def fit_and_kill(table: pd.DataFrame, folder: Path, arguments: dict, wanted: str, resume: bool) -> None:
+    """Fit in another process and end it without warning once it has written such a state anew."""
     table.to_csv(folder.parent / "train.csv", index=False)
-    before = wanted.stat().st_mtime_ns if wanted.exists() else 0
+    states = Path(str(RunFolder(folder).path))
+    before = newest(states, wanted)
     code = (
         "from semseg_automl import SemanticSegmentor\n"
         f"seg = SemanticSegmentor(backbone='sam_tiny', path={str(folder)!r}, verbosity=0)\n"
@@ -38,7 +49,7 @@ def fit_and_kill(table: pd.DataFrame, folder: Path, arguments: dict, wanted: Pat
     process = subprocess.Popen([sys.executable, "-c", code], cwd=folder.parent)
     try:
         deadline = time.monotonic() + 120
-        while not wanted.exists() or wanted.stat().st_mtime_ns == before:
+        while newest(states, wanted) <= before:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
     finally:
@@ -54,8 +65,7 @@ def state_of(folder: Path) -> Checkpoint:
 
 def test_one_model_goes_on_where_it_was(textures: pd.DataFrame, tmp_path: Path) -> None:
     folder = tmp_path / "m"
-    wanted = Path(str(RunFolder(folder).checkpoint("default")))
-    fit_and_kill(textures, folder, ONE_MODEL, wanted, resume=False)
+    fit_and_kill(textures, folder, ONE_MODEL, "default.safetensors", resume=False)
     killed = state_of(folder)
     assert killed.step > 0 and not (folder / "current.json").exists()
 
@@ -89,14 +99,13 @@ def test_one_model_goes_on_where_it_was(textures: pd.DataFrame, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_search_with_rungs_survives_kills_at_any_moment(textures: pd.DataFrame, tmp_path: Path) -> None:
-    """Each part is killed seconds after it began to train; what was finished before stays as it was."""
+    """Each part is killed as soon as it has written some model's state; what was finished stays as it was."""
     folder, files = tmp_path / "m", RunFolder(tmp_path / "m")
     arguments = {"time_limit": 240, "hyperparameters": {"image_size": 64}, "hyperparameter_tune_kwargs": {}}
     done: dict[int, object] = {}
     seconds = 0.0
-    for resume, name in ((False, "default"), (True, "default"), (True, "trial_1"), (True, "trial_2")):
-        wanted = Path(str(files.checkpoint(name)))
-        fit_and_kill(textures, folder, arguments, wanted, resume=resume)
+    for resume in (False, True, True, True):
+        fit_and_kill(textures, folder, arguments, "*.safetensors", resume=resume)
         ended = {t.number: t.datetime_complete for t in journal_of(folder) if t.state.is_finished()}
         assert {n: ended[n] for n in done} == done and files.seconds() >= seconds
         done, seconds = ended, files.seconds()
