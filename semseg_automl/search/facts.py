@@ -18,13 +18,11 @@ from semseg_automl.data.labels import LabelMap, LabelScan, class_counts
 from semseg_automl.models.devices import DeviceChoice, out_of_memory
 from semseg_automl.search.planner import Fingerprint, Probe, natural_side
 from semseg_automl.training.job import TrainJob
-from semseg_automl.training.probe import StepTime, matmul_ratio, time_steps
+from semseg_automl.training.probe import StepTime, matmul_pays, time_steps
 
 _LOG = get_logger("search")
 _PROBE_SHARE = 0.05
 _FLOAT32, _BF16 = "32-true", "bf16-mixed"
-_HOPELESS = 4.0
-"""A precision whose small matrix product takes this many times float32's is not tried on the network."""
 BF16_GAIN = 0.92
 """A step in bfloat16 must take less than this share of a step in float32 to be chosen."""
 _PROBE_SIDES = ((120.0, 448), (20.0, 320), (-float("inf"), 128))
@@ -56,15 +54,15 @@ def probe_speed(job: TrainJob, print_: Fingerprint, remaining: float) -> Probe:
     The picture size of the probe is small where the limit is short, so that the probe takes at
     most about a twentieth of it; the cost scales with the number of pixels. (Not quite: attention
     windows are padded, so a picture that fills them is the one to measure where there is time.)
-    Without a limit the precision follows from what the device can do, not from these times: the same
-    seed is to give the same model, however busy the machine is.
+    On a CPU without a limit it is float32, whatever these times say: the same seed is to give the same
+    model, however busy the machine is.
     """
     fitting = next(side for seconds, side in _PROBE_SIDES if remaining > seconds)
     side = min(natural_side(print_), fitting)
     batch = min(2, job.config.optim.batch_size)
     deadline = time.perf_counter() + _PROBE_SHARE * remaining
     side, found = _time_what_fits(job, side, batch, _precisions(job, remaining), deadline)
-    precision, best = next(iter(found.items()))
+    precision, best = _FLOAT32, found[_FLOAT32]
     if _BF16 in found and found[_BF16].train < BF16_GAIN * best.train:
         precision, best = _BF16, found[_BF16]
     _LOG.info("Speed: %.3f s a training picture of %d x %d pixels in %s.", best.train, side, side, precision)
@@ -97,13 +95,10 @@ def _time_what_fits(
 
 
 def _precisions(job: TrainJob, remaining: float) -> tuple[str, ...]:
-    """What to measure: bfloat16 only where there is time and the device doesn't emulate it."""
+    """What to measure: float32, and bfloat16 where time is short but not very, and the device doesn't emulate it."""
     lacks_it = job.accelerator == "cuda" and not torch.cuda.is_bf16_supported()
-    if remaining <= _LONG or job.accelerator == "mps" or lacks_it:
+    counted = job.accelerator == "cpu" and math.isinf(remaining)
+    if remaining <= _LONG or counted or job.accelerator == "mps" or lacks_it:
         return (_FLOAT32,)
     device = DeviceChoice(job.accelerator, job.device_ids).torch_device()
-    if matmul_ratio(device, torch.bfloat16) > _HOPELESS:
-        return (_FLOAT32,)
-    if math.isfinite(remaining):
-        return (_FLOAT32, _BF16)
-    return (_BF16,) if matmul_ratio(device, torch.bfloat16, large=True) < 1.0 else (_FLOAT32,)
+    return (_FLOAT32, _BF16) if matmul_pays(device, torch.bfloat16) else (_FLOAT32,)

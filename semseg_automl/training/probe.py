@@ -18,7 +18,8 @@ from semseg_automl.training.job import TrainJob
 from semseg_automl.training.validate import autocast
 
 _ROUNDS = 3
-_SMALL, _LARGE = (128, 256, 128), (1024, 1024, 1024)  # sizes (m, k, n) of matrix products
+_HOPELESS = 4.0
+"""A precision whose matrix product takes this many times float32's is not tried on the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +34,15 @@ class StepTime:
         return StepTime(train=min(self.train, other.train), predict=min(self.predict, other.predict))
 
 
-def matmul_ratio(device: torch.device, dtype: torch.dtype, *, large: bool = False) -> float:
-    """Time of a matrix product in ``dtype`` over its time in float32 on this device.
+def matmul_pays(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a small matrix product in ``dtype`` is not far slower than in float32 on this device.
 
-    Processors without instructions for bfloat16 emulate it, tens of times slower; with them a ``large``
-    product takes half of float32's time or less. So the two kinds are far apart, whatever runs beside.
-    Takes milliseconds, a large one on a CPU a tenth of a second (emulated: seconds).
+    Processors without instructions for bfloat16 emulate it, tens of times slower: there one real step
+    would cost the probe more than its share of a short time limit. Takes milliseconds.
     """
-    m, k, n = _LARGE if large else _SMALL
 
     def seconds(kind: torch.dtype) -> float:
-        left, right = (torch.ones(shape, device=device, dtype=kind) for shape in ((m, k), (k, n)))
+        left, right = (torch.ones(shape, device=device, dtype=kind) for shape in ((128, 256), (256, 128)))
         best = float("inf")
         for _ in range(_ROUNDS + 1):  # the first one warms up
             started = time.perf_counter()
@@ -52,7 +51,7 @@ def matmul_ratio(device: torch.device, dtype: torch.dtype, *, large: bool = Fals
             best = min(best, time.perf_counter() - started)
         return best
 
-    return seconds(dtype) / seconds(torch.float32)
+    return seconds(dtype) < _HOPELESS * seconds(torch.float32)
 
 
 @flushed_denormals()
