@@ -95,7 +95,7 @@ def _time_what_fits(
 
 
 def _precisions(job: TrainJob, remaining: float) -> tuple[str, ...]:
-    """What to measure: float32, and bfloat16 where time is short but not very, and the device doesn't emulate it."""
+    """What to measure: float32, and bfloat16 where the clock runs and the device does not emulate it."""
     lacks_it = job.accelerator == "cuda" and not torch.cuda.is_bf16_supported()
     counted = job.accelerator == "cpu" and math.isinf(remaining)
     if remaining <= _LONG or counted or job.accelerator == "mps" or lacks_it:
