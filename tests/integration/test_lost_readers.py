@@ -79,7 +79,7 @@ def test_a_picture_that_vanishes_is_told_and_the_fit_goes_on_when_it_is_back(
     data = victim.read_bytes()
 
     def removes(self: SegmentationModule, batch: Any, index: int) -> torch.Tensor:
-        if next(calls) == 15:
+        if next(calls) == 11:  # of 21: readers are some batches ahead, but not of every later epoch
             victim.unlink()
         return real(self, batch, index)
 
