@@ -15,18 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from semseg_automl.peft.tracing import is_traced as _tracing
 
 TAPS = 9
-_WIDE = 64 * 64 * 8
-"""Numbers in a sample's map from which torch's convolution, one by one, beats patches times kernels on a CPU.
-
-Forward and backward on two threads, samples' own kernels: 0.5 to 0.65 of the time at 64 x 64 x 8 and above,
-0.3 at 128 x 128 x 8; about equal at 48 x 48 x 8; 1.3 to 2.4 times as long at 14 x 14 and 64 x 64 x 4. It also
-keeps no patches, which are nine times the map.
-"""
 
 
 def scale_matrix(scale: int) -> Tensor:
@@ -115,20 +107,7 @@ def conv_valid(padded: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     n, h, w, _ = padded.shape
     if _tracing():
         return torch.baddbmm(bias.unsqueeze(1), patches(padded), kernels).reshape(n, h - 2, w - 2, -1)
-    if padded.device.type == "cpu" and padded.shape[1:].numel() >= _WIDE:
-        return _conv_each(padded, kernels.to(padded.dtype), bias.to(padded.dtype))
     return _ConvValid.apply(padded, kernels.to(padded.dtype), bias.to(padded.dtype))
-
-
-def _conv_each(padded: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
-    """As :func:`conv_valid`, a convolution of the library for each sample."""
-    n, r_in = len(padded), padded.shape[-1]
-    maps = padded.permute(0, 3, 1, 2)  # (N, h+2, w+2, r_in) -> (N, r_in, h+2, w+2), channels last in memory
-    weights = kernels.view(n, 3, 3, r_in, -1).permute(0, 4, 3, 1, 2)  # -> (N, r_out, r_in, 3, 3)
-    with torch.autocast(padded.device.type, enabled=False):
-        each = [F.conv2d(maps[i : i + 1], weights[i], bias[i]) for i in range(n)]
-    joined = each[0] if n == 1 else torch.cat(each)
-    return joined.permute(0, 2, 3, 1)  # (N, r_out, h, w) -> (N, h, w, r_out)
 
 
 def patches(padded: Tensor, side: int = 3) -> Tensor:

@@ -128,26 +128,6 @@ def test_hand_written_gradients() -> None:
     assert torch.autograd.gradcheck(lambda z, k, b: conv_valid(replicate_pad(z), k, b), inputs)
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-def test_wide_maps_are_convolved_one_by_one(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where that is faster on a CPU; the numbers and all gradients are those of patches times kernels."""
-    given = double(samples, 5, 6, 4), double(samples, 9 * 4, 3), double(samples, 3)
-    wanted = double(samples, 5, 6, 3)
-    found: list[tuple[Tensor, ...]] = []
-    for least in (10**9, 0):
-        monkeypatch.setattr("semseg_automl.peft.fold._WIDE", least)
-        inputs = [t.clone().requires_grad_() for t in given]
-        out = conv_valid(replicate_pad(inputs[0]), *inputs[1:])
-        found.append((out.detach(), *torch.autograd.grad(out, inputs, wanted)))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
-    monkeypatch.setattr("semseg_automl.peft.fold._WIDE", 0)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = conv_valid(replicate_pad(given[0].bfloat16()), given[1], given[2])
-    exact = found[0][0]
-    assert rough.dtype == torch.bfloat16 and (rough - exact).abs().mean() < 0.02 * exact.std()
-
-
 def test_exporter_form_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     z, kernels, bias = double(2, 3, 4, 2), double(2, 18, 3), double(2, 3)
     fast = conv_valid(replicate_pad(z), kernels, bias)
