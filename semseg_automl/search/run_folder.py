@@ -133,8 +133,7 @@ class RunFolder:
         if lock is not None:
             try:
                 lock.acquire(timeout=_PATIENCE)
-            # Timeout is an OSError; NotImplementedError: filelock on a file system that has no locks
-            except (OSError, NotImplementedError) as error:
+            except (OSError, NotImplementedError) as error:  # too long held; a file system without locks
                 _LOG.debug("The search's turn can't be locked: %s", error)
                 lock = None
         try:
