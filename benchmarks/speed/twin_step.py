@@ -5,9 +5,10 @@
 The twin below is pinned: eager PyTorch, NCHW, float32, batch norms and windows as published, experts written
 out (interpolate, convolve, interpolate), nothing cached. It has the same weights, the same head and, before
 the clock starts, the same output. ``cached`` is ours with the frozen stage 0 from the feature cache, as a fit
-with flips has it, ``computed`` without; both in float32. ``bfloat16`` is ``cached`` in bf16-mixed. ``fit``
-takes bfloat16 where its probe finds a step at least 8 % faster, so the verdict is on the one of the two that
-it would take here (``ours``). Two threads, denormals flushed, AdamW. Bar: ours at most 0.5 of the twin.
+with flips has it, ``computed`` without; both in float32. ``bfloat16`` is ``cached`` in bf16-mixed, which
+``fit`` with a time limit takes where its probe finds a step at least 8 % faster, so the verdict is on the one
+of the two that it would take here (``ours``). Two threads, denormals flushed, AdamW. Bar: ours at most 0.5 of
+the twin.
 """
 
 from __future__ import annotations
