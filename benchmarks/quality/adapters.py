@@ -1,17 +1,22 @@
-"""Every adapter on three real data sets under the same wall clock, as JSON a run and one table.
+"""Every adapter on three real data sets at the same price, as JSON a run and one table.
 
     python -m benchmarks.quality.adapters                 everything without a result, one run at a time
     python -m benchmarks.quality.adapters --minutes 90    as much of it as 90 minutes hold
     python -m benchmarks.quality.adapters --table         write adapters.md from the results that are there
 
-Start it in the project's root, alone on the machine; it can be stopped and started again at any time. Data
-sets are found in $SEMSEG_AUTOML_DATA, weights in $SEMSEG_AUTOML_WEIGHTS.
+    python -m benchmarks.quality.adapters --cost          how many steps of each method two minutes hold here
+    python -m benchmarks.quality.adapters --by-steps --processes 14    the same table in so many steps a run
+
+Start it in the project's root; it can be stopped and started again at any time. Data sets are found in
+$SEMSEG_AUTOML_DATA, weights in $SEMSEG_AUTOML_WEIGHTS.
 
 For each set and method: the learning rate is the best of three on the validation table (one run each, a seed
 of its own), then the test table is scored with that rate and the seeds 0, 1, ... A run is
-``fit(train, tuning_data=val, time_limit=120)`` in a process of its own, with the same picture size,
-augmentation and head for all methods. Whole sets come one after the other, so that a part of the table is a
-fair one.
+``fit(train, tuning_data=val, time_limit=120)``, with the same picture size, augmentation and head for all
+methods, alone on the machine. That takes 9 hours on two cores. ``--by-steps`` is for a machine with a GPU:
+there each run makes as many steps as the 120 seconds hold on the machine where ``--cost`` was run, so that
+cheaper methods make more of them, several runs side by side. Whole sets come one after the other, so that a
+part of the table is a fair one.
 """
 
 from __future__ import annotations
@@ -19,10 +24,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,13 +33,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.apart import run_apart
-from benchmarks.quality.run import circumstances
+from benchmarks.quality.trainings import Order, Training, execute, keep, side_by_side
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "adapters", HERE / "adapters.md"
+BY_STEPS, BY_STEPS_PAGE = HERE / "results" / "adapters_by_steps", HERE / "adapters_by_steps.md"
+COST = HERE / "results" / "adapters_cost.json"
 SECONDS, SEEDS, TUNING_SEED = 120.0, 2, 1000
+COST_SECONDS, COST_SET = 32.0, "polyp_clinicdb"
+IN_STEPS = 0.85
+"""Share of two minutes in training steps; the rest goes into starting, validating and storing."""
 BACKBONE = "mobile_sam"
-COMMON: dict[str, Any] = {"image_size": 384, "augment": "light"}
+COMMON: dict[str, Any] = {"image_size": 384, "augment": "light", "small_share": 0.0}
 
 SETS: dict[str, str] = {"polyp_clinicdb": "iou", "leaf_disease": "iou", "camvid": "mean_iou"}
 """Data set -> metric: one medical, one agricultural, one with many classes."""
@@ -89,13 +97,17 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: what, where, with which rate and seed; ``tuning`` runs never see the test table."""
+    """One training: what, where, with which rate and seed; ``tuning`` runs never see the test table.
+
+    ``seconds`` is the time limit; with ``steps`` it says only which time limit they stand for.
+    """
 
     set: str
     method: str
     rate: float
     seed: int
     seconds: float
+    steps: int | None = None
 
     @property
     def tuning(self) -> bool:
@@ -106,6 +118,25 @@ class Run:
         """Where its result lies."""
         plain = "".join(c if c.isalnum() else "_" for c in self.method).strip("_")
         return results / self.set / f"{plain}-{self.rate:g}-{'tune' if self.tuning else self.seed}.json"
+
+    def training(self, backbone: str) -> Training:
+        """What is to be trained."""
+        method = METHODS[self.method]
+        return Training(
+            set=self.set,
+            metric=SETS[self.set],
+            hyperparameters={**COMMON, **method.hyperparameters, method.rate: self.rate},
+            seed=self.seed,
+            seconds=self.seconds if self.steps is None else None,
+            steps=self.steps,
+            test=not self.tuning,
+            backbone=backbone,
+        )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is kept of it beside the result."""
+        return {k: v for k, v in asdict(self).items() if k != "steps"} | {"by_steps": self.steps is not None}
 
 
 def load(run: Run, results: Path) -> dict[str, Any] | None:
@@ -126,14 +157,35 @@ def chosen_rate(set_: str, method: str, seconds: float, results: Path) -> float 
     return max(scores, key=lambda rate: scores[rate])
 
 
+def steps_of(cost: dict[str, Any]) -> dict[str, int]:
+    """Method -> the steps that two minutes hold."""
+    return {name: int(IN_STEPS * SECONDS / row["seconds_per_step"]) for name, row in cost["methods"].items()}
+
+
 def pending(
-    sets: Sequence[str], methods: Sequence[str], seeds: int, seconds: float, results: Path
+    sets: Sequence[str],
+    methods: Sequence[str],
+    seeds: int,
+    seconds: float,
+    results: Path,
+    steps: dict[str, int] | None = None,
 ) -> Iterator[Run]:
-    """Runs without a result, in order; later ones depend on the results of earlier ones."""
+    """Runs without a result, in order; later ones depend on the results of earlier ones.
+
+    ``steps``: for each method the number of steps that take the clock's place.
+    """
+    given = steps or {}
     for set_ in sets:
         for method in methods:
             for rate in METHODS[method].rates:
-                run = Run(set=set_, method=method, rate=rate, seed=TUNING_SEED, seconds=seconds)
+                run = Run(
+                    set=set_,
+                    method=method,
+                    rate=rate,
+                    seed=TUNING_SEED,
+                    seconds=seconds,
+                    steps=given.get(method),
+                )
                 if load(run, results) is None:
                     yield run
         for seed in range(seeds):
@@ -141,60 +193,11 @@ def pending(
                 chosen = chosen_rate(set_, method, seconds, results)
                 if chosen is None:
                     continue
-                run = Run(set=set_, method=method, rate=chosen, seed=seed, seconds=seconds)
+                run = Run(
+                    set=set_, method=method, rate=chosen, seed=seed, seconds=seconds, steps=given.get(method)
+                )
                 if load(run, results) is None:
                     yield run
-
-
-def execute(run: Run, backbone: str = BACKBONE) -> dict[str, Any]:
-    """Train, and score the test table unless the run is for tuning; in this process."""
-    from semseg_automl import SemanticSegmentor
-
-    data, metric, method = (
-        Path(os.environ["SEMSEG_AUTOML_DATA"]) / run.set,
-        SETS[run.set],
-        METHODS[run.method],
-    )
-    changes = {**COMMON, **method.hyperparameters, method.rate: run.rate}
-    with tempfile.TemporaryDirectory() as folder:
-        seg = SemanticSegmentor(
-            backbone=backbone, path=Path(folder) / "model", random_state=run.seed, eval_metric=metric
-        )
-        started = time.perf_counter()
-        seg.fit(
-            data / "train.csv",
-            tuning_data=data / "val.csv",
-            time_limit=run.seconds,
-            hyperparameters=changes,
-            hyperparameter_tune_kwargs=None,
-        )
-        fitted = time.perf_counter() - started
-        test = None if run.tuning else float(seg.evaluate(data / "test.csv", [metric])[metric])
-        summary = seg.fit_summary(show=False)
-        row = seg.leaderboard().set_index("model").loc[summary["best_model"]]
-    return {
-        **asdict(run),
-        "metric": metric,
-        "backbone": backbone,
-        "hyperparameters": changes,
-        "validation_score": float(summary["score_val"]),
-        "test_score": test,
-        "n_trainable": int(row["n_trainable"]),
-        "seconds_per_step": float(row["seconds_per_step"]),
-        "peak_memory_mb": float(row["peak_memory_mb"]),
-        "steps": summary["steps"],
-        "precision": summary["precision"],
-        "fit_seconds": round(fitted, 1),
-        **circumstances(),
-    }
-
-
-def keep(result: dict[str, Any], path: Path) -> None:
-    """Write a result at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def execute_apart(run: Run, results: Path, backbone: str = BACKBONE) -> bool:
@@ -206,8 +209,30 @@ def execute_apart(run: Run, results: Path, backbone: str = BACKBONE) -> bool:
         return False
     code, words = ended
     if code:
-        keep({**asdict(run), "error": words}, run.path(results))
+        keep({**run.about, "error": words}, run.path(results))
     return True
+
+
+def measure_cost(methods: Sequence[str]) -> None:
+    """Seconds a step and memory of each method, from a short run each, unless they are there already."""
+    found = json.loads(COST.read_text(encoding="utf-8")) if COST.exists() else {"methods": {}}
+    folder = COST.with_suffix("")
+    for method in methods:
+        if method in found["methods"]:
+            continue
+        rate = METHODS[method].rates[1]
+        run = Run(set=COST_SET, method=method, rate=rate, seed=TUNING_SEED, seconds=COST_SECONDS)
+        execute_apart(run, folder)
+        result = load(run, folder) or {"error": "stopped"}
+        run.path(folder).unlink(missing_ok=True)
+        if "error" in result:
+            print(f"{method}: {result['error']}", flush=True)
+            continue
+        names = ("seconds_per_step", "peak_memory_mb", "n_trainable", "steps", "precision", "in_steps")
+        found["methods"][method] = {name: result[name] for name in names}
+        found |= {name: result[name] for name in ("hardware", "versions", "commit", "date")}
+        keep(found, COST)
+        print(f"{method}: {found['methods'][method]}", flush=True)
 
 
 def page(results: Path, seconds: float) -> str:
@@ -215,33 +240,57 @@ def page(results: Path, seconds: float) -> str:
     found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(results.glob("*/*.json"))]
     found = [r for r in found if r["seconds"] == seconds]
     kept = [r for r in found if r.get("test_score") is not None]
+    cost = json.loads(COST.read_text(encoding="utf-8")) if COST.exists() else {"methods": {}}
+    heads = [f"{name} ({metric})" for name, metric in SETS.items()]
     lines = [
         "# Adapters",
         "Written by `python -m benchmarks.quality.adapters --table` from the results beside it; don't edit.",
         "",
-        f"`{BACKBONE}`, {seconds:g} seconds a run, pictures of {COMMON['image_size']} pixels, rate chosen on",
-        "the validation table. Score: test table, mean ± standard error (number of seeds). A dash: not run.",
-        "Seconds a step and memory: median and maximum over the runs of all sets.",
-    ]
-    machines = sorted({f"{r['hardware']['processor']}, {r['hardware']['capability']}" for r in kept})
-    lines += [f"Machine: {'; '.join(machines)}.", ""] if machines else [""]
-    heads = [f"{name} ({metric})" for name, metric in SETS.items()]
-    lines += [
-        f"| method | {' | '.join(heads)} | trainable | s a step | peak MiB |",
-        "|---" * (len(heads) + 4) + "|",
+        f"`{BACKBONE}`, pictures of {COMMON['image_size']} pixels, rate chosen on the validation table.",
+        "Score: test table, mean ± standard error (number of seeds). A dash: not run.",
+        *_conditions(kept, seconds, cost),
+        "",
+        f"| method | {' | '.join(heads)} | trainable | s a step | peak MB | steps |",
+        "|---" * (len(heads) + 5) + "|",
     ]
     for method in METHODS:
         mine = [r for r in kept if r["method"] == method]
         cells = [_score([r for r in mine if r["set"] == name]) for name in SETS]
         broken = [r for r in found if r["method"] == method and "error" in r]
-        cost = ["-", "-", "-"]
-        if mine:
-            steps = statistics.median(r["seconds_per_step"] for r in mine)
-            memory = max(r["peak_memory_mb"] for r in mine)
-            cost = [f"{max(r['n_trainable'] for r in mine):,}", f"{steps:.2f}", f"{memory:,.0f}"]
         note = f" ({len(broken)} runs failed)" if broken else ""
-        lines.append(f"| {method}{note} | {' | '.join(cells + cost)} |")
+        lines.append(f"| {method}{note} | {' | '.join(cells + _cost(mine, cost['methods'].get(method)))} |")
     return "\n".join(lines) + "\n"
+
+
+def _conditions(kept: Sequence[dict[str, Any]], seconds: float, cost: dict[str, Any]) -> list[str]:
+    """How the runs ended and where they ran."""
+    machines = sorted({_machine(r["hardware"]) for r in kept})
+    if any(r.get("by_steps") for r in kept):
+        return [
+            f"Each run has as many steps as {seconds:g} seconds hold where the cost was measured",
+            f"({_machine(cost['hardware'])}, two threads, {COST_SET}): {IN_STEPS:.0%} of the time in steps.",
+            f"Trained on: {'; '.join(machines)}.",
+        ]
+    lines = [f"{seconds:g} seconds a run. Seconds a step and memory: median and maximum over all sets."]
+    return lines + ([f"Machine: {'; '.join(machines)}."] if machines else [])
+
+
+def _machine(hardware: dict[str, Any]) -> str:
+    return hardware.get("gpu") or f"{hardware['processor']}, {hardware['capability']}"
+
+
+def _cost(runs: Sequence[dict[str, Any]], measured: dict[str, Any] | None) -> list[str]:
+    """Trainable parameters, seconds a step, peak memory, steps: those measured alone, or the runs' own."""
+    if not runs:
+        return ["-"] * 4
+    own = any(not r.get("by_steps") for r in runs)
+    steps = statistics.median(r["steps"] for r in runs)
+    if own or measured is None:
+        seconds = statistics.median(r["seconds_per_step"] for r in runs)
+        memory = max(r["peak_memory_mb"] for r in runs)
+    else:
+        seconds, memory = measured["seconds_per_step"], measured["peak_memory_mb"]
+    return [f"{max(r['n_trainable'] for r in runs):,}", f"{seconds:.2f}", f"{memory:,.0f}", f"{steps:.0f}"]
 
 
 def _score(runs: Sequence[dict[str, Any]]) -> str:
@@ -253,8 +302,35 @@ def _score(runs: Sequence[dict[str, Any]]) -> str:
     return f"{statistics.fmean(scores):.3f}{error} ({len(scores)}), rate {runs[0]['rate']:g}"
 
 
-def main() -> int:
-    """Parse, run what is missing, write the table."""
+def run_in_turn(arguments: argparse.Namespace, what: tuple[Any, ...]) -> bool:
+    """What is missing, one run at a time; whether it was stopped."""
+    end = time.monotonic() + 60 * arguments.minutes
+    while time.monotonic() < end:
+        run = next(pending(*what), None)
+        if run is None:
+            return False
+        print(f"{run.set}, {run.method}, rate {run.rate:g}, seed {run.seed}", flush=True)
+        if not execute_apart(run, arguments.results, arguments.backbone):
+            return True
+    return False
+
+
+def run_many(arguments: argparse.Namespace, what: tuple[Any, ...]) -> None:
+    """What is missing, several runs at once: first those that choose rates, then the seeds."""
+    until = time.time() + 60 * arguments.minutes
+    while runs := list(pending(*what)):
+        orders = [
+            Order(
+                training=run.training(arguments.backbone), path=run.path(arguments.results), about=run.about
+            )
+            for run in runs
+        ]
+        if side_by_side(orders, arguments.processes, until):
+            return
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -264,26 +340,43 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of a run")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after so many")
     parser.add_argument("--backbone", default=BACKBONE)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--by-steps", action="store_true")
+    parser.add_argument("--processes", type=int, default=1, help="runs side by side, with --by-steps")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.processes > 1 and not arguments.by_steps:
+        parser.error("--processes: runs that the clock ends are timed, one at a time; add --by-steps")
+    return arguments
+
+
+def main() -> int:
+    """Parse, run what is missing, write the table."""
+    arguments = parsed()
     if arguments.one:
         order = json.loads(arguments.one)
         backbone, results = order.pop("backbone"), Path(order.pop("results"))
         run = Run(**order)
-        keep(execute(run, backbone), run.path(results))
+        keep({**run.about, **execute(run.training(backbone))}, run.path(results))
         return 0
-    end, stopped = time.monotonic() + 60 * arguments.minutes, False
-    while not arguments.table and not stopped and time.monotonic() < end:
-        what = (arguments.sets, arguments.methods, arguments.seeds, arguments.seconds, arguments.results)
-        run = next(pending(*what), None)
-        if run is None:
-            break
-        print(f"{run.set}, {run.method}, rate {run.rate:g}, seed {run.seed}", flush=True)
-        stopped = not execute_apart(run, arguments.results, arguments.backbone)
+    if arguments.cost:
+        measure_cost(arguments.methods)
+        return 0
+    target = BY_STEPS_PAGE if arguments.by_steps else PAGE
+    if arguments.results is not None:
+        target = arguments.results / "adapters.md"
+    else:
+        arguments.results = BY_STEPS if arguments.by_steps else RESULTS
+    steps = steps_of(json.loads(COST.read_text(encoding="utf-8"))) if arguments.by_steps else None
+    what = (arguments.sets, arguments.methods, arguments.seeds, arguments.seconds, arguments.results, steps)
+    stopped = False
+    if not arguments.table and arguments.by_steps:
+        run_many(arguments, what)
+    elif not arguments.table:
+        stopped = run_in_turn(arguments, what)
     text = page(arguments.results, arguments.seconds)
-    target = PAGE if arguments.results == RESULTS else arguments.results / "adapters.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     print(text)

@@ -15,16 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
-import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.apart import run_apart
-from benchmarks.quality.run import circumstances
+from benchmarks.quality.trainings import Order, Training, execute, keep, side_by_side
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "options", HERE / "options.md"
@@ -58,36 +57,14 @@ class Run:
         plain = "_".join("".join(c if c.isalnum() else " " for c in self.option).split())
         return RESULTS / self.set / f"{plain}-{self.seed}.json"
 
-
-def execute(run: Run) -> dict[str, Any]:
-    """Train, in this process."""
-    from semseg_automl import SemanticSegmentor
-
-    data, metric = Path(os.environ["SEMSEG_AUTOML_DATA"]) / run.set, METRICS[run.set]
-    changes = {**COMMON, **OPTIONS[run.option]}
-    with tempfile.TemporaryDirectory() as folder:
-        seg = SemanticSegmentor(
-            backbone="mobile_sam", path=Path(folder) / "model", random_state=run.seed, eval_metric=metric
+    def training(self) -> Training:
+        """What is to be trained."""
+        return Training(
+            set=self.set,
+            metric=METRICS[self.set],
+            hyperparameters={**COMMON, **OPTIONS[self.option]},
+            seed=self.seed,
         )
-        seg.fit(
-            data / "train.csv",
-            tuning_data=data / "val.csv",
-            hyperparameters=changes,
-            hyperparameter_tune_kwargs=None,
-        )
-        summary = seg.fit_summary(show=False)
-        row = seg.leaderboard().set_index("model").loc[summary["best_model"]]
-    return {
-        **asdict(run),
-        "metric": metric,
-        "hyperparameters": changes,
-        "validation_score": float(summary["score_val"]),
-        "steps": summary["steps"],
-        "n_trainable": int(row["n_trainable"]),
-        "seconds_per_step": float(row["seconds_per_step"]),
-        "precision": summary["precision"],
-        **circumstances(),
-    }
 
 
 def page() -> str:
@@ -136,13 +113,14 @@ def main() -> int:
     )
     parser.add_argument("--sets", nargs="+", choices=METRICS, default=["leaf_disease"])
     parser.add_argument("--seeds", type=int, default=2, help="how many, from 0")
+    parser.add_argument("--processes", type=int, default=1, help="runs side by side")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after so many")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         run = Run(**json.loads(arguments.one))
-        run.path.parent.mkdir(parents=True, exist_ok=True)
-        run.path.write_text(json.dumps(execute(run), indent=2) + "\n", encoding="utf-8")
+        keep({**asdict(run), **execute(run.training())}, run.path)
         return 0
     missing = [
         run
@@ -151,7 +129,11 @@ def main() -> int:
         for option in OPTIONS
         if not (run := Run(set=name, option=option, seed=seed)).path.exists()
     ]
-    failed = False
+    failed, until = False, time.time() + 60 * arguments.minutes
+    if arguments.processes > 1 and not arguments.table:
+        orders = [Order(training=run.training(), path=run.path, about=asdict(run)) for run in missing]
+        side_by_side(orders, arguments.processes, until)
+        missing = []
     for run in [] if arguments.table else missing:
         print(f"{run.set}, {run.option}, seed {run.seed}", flush=True)
         command = [sys.executable, "-m", "benchmarks.quality.options", "--one", json.dumps(asdict(run))]

@@ -110,6 +110,7 @@ def circumstances() -> dict[str, Any]:
             "processor": cpu_name(),
             "cores": os.cpu_count(),
             "capability": torch.backends.cpu.get_cpu_capability(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "date": time.strftime("%Y-%m-%d"),
     }

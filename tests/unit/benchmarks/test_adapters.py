@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from benchmarks.quality.adapters import (
     COMMON,
     METHODS,
     RESULTS,
+    SECONDS,
     SETS,
     TUNING_SEED,
     Run,
     chosen_rate,
-    keep,
     load,
     page,
     pending,
+    steps_of,
 )
+from benchmarks.quality.trainings import BATCH, Order, Training, in_steps, keep, side_by_side
 from semseg_automl.core.config import RunConfig
 from semseg_automl.estimator._rules import check_hyperparameter
 from semseg_automl.metrics.registry import METRICS
@@ -30,6 +35,7 @@ FACTS: dict[str, Any] = {
     "n_trainable": 1000,
     "seconds_per_step": 0.5,
     "peak_memory_mb": 900.0,
+    "steps": 170,
     "hardware": {"processor": "a CPU", "capability": "AVX2"},
 }
 
@@ -78,7 +84,7 @@ def test_the_page_shows_means_errors_and_what_was_not_run(tmp_path: Path) -> Non
     keep({**result(failed, 0.0), "error": "no memory"}, failed.path(tmp_path))
     lines = page(tmp_path, 5.0).splitlines()
     row = next(line for line in lines if line.startswith(f"| {METHOD} |"))
-    assert row == "| lora | - | - | 0.600 ± 0.100 (2), rate 0.001 | 1,000 | 0.50 | 900 |"
+    assert row == "| lora | - | - | 0.600 ± 0.100 (2), rate 0.001 | 1,000 | 0.50 | 900 | 170 |"
     assert any(line.startswith("| full (1 runs failed) | - | - | -") for line in lines)
     assert sum(line.startswith("| ") for line in lines) == len(METHODS) + 1
 
@@ -104,6 +110,39 @@ def test_every_row_is_a_valid_configuration(name: str) -> None:
         for key, value in changes.items():
             check_hyperparameter(key, value)
         resolve_method(RunConfig().replace(**changes).adapter)
+
+
+def test_by_steps_each_run_has_what_two_minutes_hold(tmp_path: Path) -> None:
+    cost = {"methods": {METHOD: {"seconds_per_step": 0.51}}, "hardware": FACTS["hardware"]}
+    steps = steps_of(cost)
+    assert steps == {METHOD: 200}  # 0.85 * 120 / 0.51
+    runs = list(pending(["camvid"], [METHOD], 1, SECONDS, tmp_path, steps))
+    assert all(run.steps == 200 for run in runs) and runs[0].training("sam_tiny").seconds is None
+    by_clock = Run(set="camvid", method=METHOD, rate=1e-3, seed=0, seconds=SECONDS).training("sam_tiny")
+    assert by_clock.seconds == SECONDS and by_clock.steps is None and by_clock.test
+    assert not runs[0].training("sam_tiny").test  # rates are chosen without the test table
+
+
+def test_a_table_of_steps_shows_every_picture_about_equally_often() -> None:
+    table = pd.DataFrame({"image": list("abcde"), "label": list("abcde")})
+    found = in_steps(table, steps=3, seed=0)  # 12 rows of 5 pictures
+    assert len(found) == 3 * BATCH and set(found["image"].value_counts()) <= {2, 3}
+    assert sorted(found["image"][:5]) == list("abcde") and list(found["image"][:5]) != list(
+        found["image"][5:10]
+    )
+    assert in_steps(table, steps=3, seed=0).equals(found)
+    assert not in_steps(table, steps=3, seed=1).equals(found)
+
+
+def test_several_at_once_keep_results_and_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMSEG_AUTOML_DATA", str(tmp_path))
+    training = Training(set="missing", metric="iou", hyperparameters={}, steps=1)
+    order = Order(training=training, path=tmp_path / "one.json", about={"method": METHOD})
+    assert side_by_side([order], 1, until=math.inf) == 0
+    kept = json.loads(order.path.read_text(encoding="utf-8"))
+    assert kept["method"] == METHOD and "FileNotFoundError" in kept["error"] and kept["processes"] == 1
+    order.path.unlink()
+    assert side_by_side([order], 1, until=0.0) == 1 and not order.path.exists()
 
 
 def test_every_adapter_has_a_row() -> None:
