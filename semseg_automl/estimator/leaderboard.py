@@ -63,7 +63,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if not summary:
         return ["No summary is stored beside this model."]
     seconds = summary["seconds"]
-    where = f"{summary['precision']} on {summary.get('device', 'an unknown device')}"
+    where = " on ".join(summary[key] for key in ("precision", "device") if key in summary)  # older: no device
     used = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     return [
         *(f"Plan: {reason}." for reason in summary["plan"]),
