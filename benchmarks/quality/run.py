@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -117,7 +118,9 @@ def circumstances() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Short hash of the checked-out commit, with a plus sign if the package has changes."""
+    """Short hash of the checked-out commit, with a plus sign if the package has changes; "" without git."""
+    if shutil.which("git") is None:
+        return ""
     answer = subprocess.run(
         ["git", "describe", "--always", "--dirty=+"], cwd=HERE, capture_output=True, text=True, check=False
     )

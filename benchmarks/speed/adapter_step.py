@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from interleave import RESULTS, interleaved, ratio, spread, write
+from torch import Tensor
 from torch.nn import functional as F
 
 from semseg_automl.core.config import AdapterConfig
@@ -38,19 +39,28 @@ VARIANTS: dict[str, AdapterConfig] = {
 }
 
 
-def step_of(name: str, config: AdapterConfig, size: int) -> Callable[[], None]:
-    """A training step without the optimiser on one picture of size x size."""
+def network_of(build: Callable[[], Any], config: AdapterConfig) -> Segmenter:
+    """A network with random weights and one output, in training mode, on the encoder's device."""
     torch.manual_seed(0)
-    encoder = ENCODERS[name]()
+    encoder = build()
     adapters = inject(encoder, encoder.sites(), config)
     head = SemanticHead(1, embed_dim=encoder.embed_dim, skip_channels=encoder.skip_channels)
-    segmenter = Segmenter(encoder, head, adapters).train()
+    return Segmenter(encoder, head, adapters).to(next(encoder.parameters()).device).train()
+
+
+def loss_of(segmenter: Segmenter, logits: Tensor, masks: Tensor) -> Tensor:
+    """Loss of logits at a quarter of the size of the (B, H, W) masks, balance loss included."""
+    logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear")
+    return structure(logits, masks) + 0.01 * collect_balance_loss(segmenter.adapters)
+
+
+def step_of(name: str, config: AdapterConfig, size: int) -> Callable[[], None]:
+    """A training step without the optimiser on one picture of size x size."""
+    segmenter = network_of(ENCODERS[name], config)
     images, masks = torch.randn(1, 3, size, size), torch.randint(0, 2, (1, size, size))
 
     def step() -> None:
-        logits = F.interpolate(segmenter(images), size=(size, size), mode="bilinear")
-        loss = structure(logits, masks) + 0.01 * collect_balance_loss(segmenter.adapters)
-        loss.backward()
+        loss_of(segmenter, segmenter(images), masks).backward()
         segmenter.zero_grad(set_to_none=True)
 
     return step

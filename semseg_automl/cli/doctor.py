@@ -46,6 +46,8 @@ def report() -> dict[str, Any]:
         "npm": shutil.which("npm"),
         "device": None,
         "device_memory_free": None,
+        "gpus": [],
+        "cuda": None,
         "auto_backbone": None,
         "fits": {},
         "weights": {},
@@ -91,9 +93,11 @@ def package_versions() -> dict[str, str | None]:
 
 
 def _torch_facts() -> dict[str, Any]:
+    import torch
+
     from semseg_automl.models.checkpoints import BACKBONES, available_weights, cache_folder
     from semseg_automl.models.choose import choose_backbone
-    from semseg_automl.models.devices import free_memory, pick_devices
+    from semseg_automl.models.devices import describe_gpus, free_memory, pick_devices
 
     choice = pick_devices("auto")
     free = free_memory(choice)
@@ -102,6 +106,8 @@ def _torch_facts() -> dict[str, Any]:
     return {
         "device": str(choice),
         "device_memory_free": free,
+        "gpus": describe_gpus(),
+        "cuda": torch.version.cuda,
         "auto_backbone": {"name": name, "reason": reason},
         "fits": what_fits(free),
         "weights": {name: None if path is None else str(path) for name, path in files.items()},
@@ -138,6 +144,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     pairs = [
         ("version", f"semseg-automl {found['version']}, Python {found['python']}, {found['platform']}"),
         ("device", f"{found['device']}, {free} free" if found["device"] else "unknown"),
+        *((f"GPU {gpu['index']}", _gpu_line(gpu, found["cuda"])) for gpu in found["gpus"]),
         (
             "auto backbone",
             "{name}, {reason}".format(**found["auto_backbone"]) if found["auto_backbone"] else "unknown",
@@ -159,6 +166,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
     ]
     width = max(len(name) for name, _ in pairs)
     return [f"{name:<{width}}  {value}" for name, value in pairs]
+
+
+def _gpu_line(gpu: dict[str, Any], cuda: str | None) -> str:
+    return "{name}, {}, capability {capability}, CUDA {}".format(_gigabytes(gpu["memory"]), cuda, **gpu)
 
 
 def _fit_line(fact: dict[str, Any]) -> str:

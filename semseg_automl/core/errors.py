@@ -62,6 +62,10 @@ class TrainingError(SemsegError, RuntimeError):
     """Every training run failed; the message carries the first cause."""
 
 
+class DeviceMemoryError(SemsegError, MemoryError):
+    """A prediction needs more memory than the device has, even for one picture at a time."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
     folded = {k.casefold(): k for k in known}

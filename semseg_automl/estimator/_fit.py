@@ -102,6 +102,7 @@ def _prepare(seg: SemanticSegmentor, args: FitArguments) -> _Problem:
     metric = resolve_metric(seg.eval_metric, tables.label_map.problem_type).name
     weights = resolve_weights(_backbone(seg, devices))
     folder = _store.choose_folder(seg.path, resume=args.resume, is_clone=getattr(seg, "_is_clone", False))
+    _LOG.info("Device: %s.", devices)
     return _Problem(tables=tables, metric=metric, weights=weights, devices=devices, folder=folder)
 
 
@@ -135,14 +136,14 @@ def _fit_into(
     request, init = _start_from(args.init_from, ended, tables, request, weights.name)
     job = _job(request, problem, init)
     before = {"import": imported, "prepare": time.monotonic() - args.started - imported}
-    where = f"{weights.name} ({weights.source}). Device: {problem.devices}"
-    _LOG.info("Model folder: %s. Backbone: %s.", folder, where)
+    _LOG.info("Model folder: %s. Backbone: %s (%s).", folder, weights.name, weights.source)
     keeper = Keeper(
         folder=folder,
         tables=tables,
         weights=weights,
         metric=problem.metric,
         facts={"preset": request.preset, "tta": job.tta, **_columns(seg)},
+        device=str(problem.devices),
         earlier=earlier,
     )
     stop, log = Interrupt(), FitLog(check_loggers(args.loggers), folder)

@@ -81,6 +81,7 @@ class Keeper:
     weights: ResolvedWeights
     metric: str
     facts: Mapping[str, Any]
+    device: str = "cpu"
     earlier: Earlier | None = None
     model: _store.Trained | None = None
     seconds: float = field(default=0.0)
@@ -236,6 +237,7 @@ class Keeper:
             "steps": best.steps,
             "epochs": best.epochs,
             "precision": outcome.plan.precision,
+            "device": self.device,
             "history": [list(h) for h in best.history],
             "progress": [list(point) for point in outcome.course],
             "search": outcome.table,

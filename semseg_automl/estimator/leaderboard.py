@@ -63,11 +63,12 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if not summary:
         return ["No summary is stored beside this model."]
     seconds = summary["seconds"]
+    where = " on ".join(summary[key] for key in ("precision", "device") if key in summary)  # older: no device
     used = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     return [
         *(f"Plan: {reason}." for reason in summary["plan"]),
         f"Models trained: {summary['n_models']}; kept: {summary['best_model']} "
         f"({summary['eval_metric']} {summary['score_val']:.4f} on validation, {summary['steps']} steps, "
-        f"{summary['epochs']:.1f} epochs, {summary['precision']}).",
+        f"{summary['epochs']:.1f} epochs, {where}).",
         f"Time: {used}.",
     ]

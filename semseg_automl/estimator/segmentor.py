@@ -419,12 +419,16 @@ class SemanticSegmentor(Looks, BaseEstimator):
             return export_model(self, path, size)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verbosity: int = 2) -> SemanticSegmentor:
+    def load(
+        cls, path: str | os.PathLike[str], *, verbosity: int = 2, devices: Any = "auto"
+    ) -> SemanticSegmentor:
         """Load a model that ``fit`` or ``save`` wrote; strict, nothing in it is executed.
+
+        It predicts on the first of ``devices`` (see ``fit``).
 
         Raises
         ------
-        ArtifactError, WeightsError
+        ArtifactError, WeightsError, ConfigError
         """
         from semseg_automl.estimator import _store, _use
 
@@ -440,7 +444,7 @@ class SemanticSegmentor(Looks, BaseEstimator):
             path=path,
             verbosity=verbosity,
         )
-        loaded.study_ = None
+        loaded.study_, loaded._devices = None, devices
         loaded._adopt(model, Path(path), rows, summary)
         loaded._predictor = _use.make_predictor(loaded, segmenter)
         return loaded

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from semseg_automl.core.config import ImageSize
-from semseg_automl.core.errors import ConfigError, DataError
+from semseg_automl.core.errors import ConfigError, DataError, DeviceMemoryError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.fingerprint import PictureSizes
 from semseg_automl.data.images import IntensityScaling, Source, image_size
@@ -262,9 +262,19 @@ class Predictor:
                 logits = [self._logits(images) for images in batch.images]  # per scale (B*F, K, h, w)
             for k, position in enumerate(batch.positions):
                 mine = [found[k * len(flips) : (k + 1) * len(flips)] for found in logits]
-                probability = mean_probabilities(mine, plan.whole[position], plan.views)
+                probability = self._mean(mine, plan.whole[position], plan.views)
                 handed_out += probability.nbytes
                 yield position, probability
+
+    def _mean(self, logits: list[torch.Tensor], seen: Geometries, views: Views) -> np.ndarray:
+        """As ``mean_probabilities``; on the CPU where the device can't hold a picture at its own size."""
+        try:
+            return mean_probabilities(logits, seen, views)
+        except RuntimeError as error:
+            if self.device.type == "cpu" or not out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # nothing where CUDA was never used
+        return mean_probabilities([one.cpu() for one in logits], seen, views)
 
     @torch.inference_mode()
     def _tiled_rows(
@@ -287,8 +297,14 @@ class Predictor:
         try:
             return self.segmenter(images.to(self.device)).float()
         except (RuntimeError, MemoryError) as error:
-            if len(images) == 1 or not out_of_memory(error):
+            if not out_of_memory(error):
                 raise
+            if len(images) == 1:
+                raise DeviceMemoryError(
+                    f"Memory is too short for one picture of {images.shape[-2]} x {images.shape[-1]} pixels "
+                    f"on {self.device} ({type(error).__name__}: {error}). Free memory, cut pictures into "
+                    "tiles with tile=512, or use devices='cpu'."
+                ) from error
             _log.warning("A batch of %d pictures does not fit the device's memory; halving it.", len(images))
         torch.cuda.empty_cache()  # nothing where CUDA was never used
         half = len(images) // 2

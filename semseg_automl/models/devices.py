@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 import os
 import platform
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -182,6 +184,23 @@ def trim_freed_memory() -> bool:
         return False
 
 
+def describe_gpus() -> list[dict[str, Any]]:
+    """Index, name, memory in bytes, compute capability and bfloat16 support of each CUDA device."""
+    found = []
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        found.append(
+            {
+                "index": i,
+                "name": facts.name,
+                "memory": int(facts.total_memory),
+                "capability": f"{facts.major}.{facts.minor}",
+                "bfloat16": facts.major >= 8,  # below, it is emulated
+            }
+        )
+    return found
+
+
 def free_memory(choice: DeviceChoice) -> int | None:
     """Bytes free on the (first) device; None where the system does not tell."""
     if choice.kind == "cuda":
@@ -194,7 +213,24 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text.lower() or "can't allocate" in text)
+    words = (
+        "can't allocate",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "unable to find an engine",  # cuDNN, where no algorithm's workspace could be allocated
+    )
+    short = "out of memory" in text.lower() or any(word in text for word in words)
+    return isinstance(error, RuntimeError) and short
+
+
+def give_back_memory(kind: str) -> None:
+    """Free what nothing refers to any more, and on CUDA what the allocator keeps, for a fresh start.
+
+    A training that ended leaves cycles of objects behind, whose tensors live until Python looks for them.
+    """
+    gc.collect()
+    if kind in ("cuda", "gpu"):
+        torch.cuda.empty_cache()  # nothing where CUDA was never used
 
 
 def default_threads(processes: int = 1) -> int:
@@ -251,6 +287,7 @@ def restart_peak(kind: str = "cpu") -> None:
     What a process has freed and kept is given back first, else it would count as in use.
     """
     if kind in ("cuda", "gpu") and torch.cuda.is_available():
+        give_back_memory(kind)
         torch.cuda.reset_peak_memory_stats()
         return
     trim_freed_memory()

@@ -48,6 +48,8 @@ def gelu_mixture(
     weights = weights.to(units.dtype)
     out = units
     kept = (weights.detach() != 0).flatten(1, 2).any(1)  # (U, E)
+    if not is_traced():  # the host decides what runs: ask the device once, not once an expert
+        kept, branch = kept.cpu(), branch.cpu()
     for g in range(len(kernels)):
         for i, scale in enumerate(scales):
             if is_traced():  # the picture decides which units, so run all; gates of the others are 0
@@ -58,6 +60,7 @@ def gelu_mixture(
             chosen = (kept[:, i] & (branch == g)).nonzero().squeeze(1)
             if len(chosen) == 0:
                 continue
+            chosen = chosen.to(units.device, non_blocking=True)
             form = folded_expert if is_exact(scale, compat=compat) else expert
             value = form(units[chosen], kernels[g, i], bias[g, i], scale, compat=compat)
             out = out.index_add(0, chosen, value * weights[chosen, ..., i : i + 1])

@@ -93,7 +93,7 @@ def folded_expert(z: Tensor, kernel: Tensor, bias: Tensor, scale: int, *, compat
     n, h, w, r = z.shape
     with torch.inference_mode(False):  # they are kept, and a later call may need gradients
         fold, weights = sample_matrices(scale, compat=compat)
-    fold, weights = fold.to(kernel), weights.to(z)
+    fold, weights = fold.to(kernel, non_blocking=True), weights.to(z, non_blocking=True)
     side, samples = 5 if compat else 3, len(weights)
     with torch.autocast(z.device.type, enabled=False):
         native = kernel.reshape(r * r, 9) @ fold.t()  # (r_out*r_in, samples*T*T)

@@ -15,8 +15,9 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.data.fingerprint import thinnest_class
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.labels import LabelMap, LabelScan, class_counts
-from semseg_automl.models.devices import DeviceChoice, out_of_memory
+from semseg_automl.models.devices import DeviceChoice, give_back_memory, out_of_memory
 from semseg_automl.search.planner import Fingerprint, Probe, natural_side
+from semseg_automl.training.fit import micro_batch
 from semseg_automl.training.job import TrainJob
 from semseg_automl.training.probe import StepTime, matmul_pays, time_steps
 
@@ -53,13 +54,14 @@ def probe_speed(job: TrainJob, print_: Fingerprint, remaining: float) -> Probe:
 
     The picture size of the probe is small where the limit is short, so that the probe takes at
     most about a twentieth of it; the cost scales with the number of pixels. (Not quite: attention
-    windows are padded, so a picture that fills them is the one to measure where there is time.)
+    windows are padded, so a picture that fills them is the one to measure where there is time.) On CUDA
+    whole batches are measured: starting the kernels costs the same for one picture as for four.
     On a CPU without a limit it is float32, whatever these times say: the same seed is to give the same
     model, however busy the machine is.
     """
     fitting = next(side for seconds, side in _PROBE_SIDES if remaining > seconds)
     side = min(natural_side(print_), fitting)
-    batch = min(2, job.config.optim.batch_size)
+    batch = micro_batch(job) if job.accelerator == "cuda" else min(2, job.config.optim.batch_size)
     deadline = time.perf_counter() + _PROBE_SHARE * remaining
     side, found = _time_what_fits(job, side, batch, _precisions(job, remaining), deadline)
     precision, best = _FLOAT32, found[_FLOAT32]
@@ -90,6 +92,7 @@ def _time_what_fits(
                     f"({type(error).__name__}: {error}). Free memory, or take a smaller backbone."
                 ) from error
             _LOG.warning("Out of memory while measuring speed at %d x %d pixels: trying less.", side, side)
+        give_back_memory(job.accelerator)
         side = side if batch > 1 else max(_SMALLEST_SIDE, side // 2)
         batch = 1
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from semseg_automl.core.errors import ConfigError, DataError, SemsegError
 from semseg_automl.core.log import get_logger
-from semseg_automl.models.devices import out_of_memory
+from semseg_automl.models.devices import give_back_memory, out_of_memory
 from semseg_automl.training.fit import micro_batch
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.launch import train_on_devices
@@ -56,6 +56,7 @@ def run_trial(job: TrainJob, hooks: Hooks) -> Attempt:
         if changed is None or hooks.stop_requested():
             break
         _LOG.warning("%s", reason)
+        give_back_memory(job.accelerator)
         job = changed
     seconds = time.perf_counter() - started
     return Attempt(result=kept, reason=reason or (kept.state if kept else ""), seconds=seconds)

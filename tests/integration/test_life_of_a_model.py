@@ -20,7 +20,8 @@ import pytest
 from sklearn.base import clone
 
 from semseg_automl import SemanticSegmentor
-from semseg_automl.core.errors import ArtifactError, ChecksumError
+from semseg_automl.core.errors import ArtifactError, ChecksumError, ConfigError
+from semseg_automl.models.devices import pick_devices
 from tests.integration.quick import NO_SEARCH, SMALL, python, relabelled, tiny
 
 
@@ -83,6 +84,15 @@ def test_load_brings_everything_back(multiclass: SemanticSegmentor, textures: pd
     assert loaded.best_config_ == multiclass.best_config_
     pd.testing.assert_frame_equal(loaded.leaderboard(), multiclass.leaderboard())
     assert loaded.fit_summary(show=False).keys() == multiclass.fit_summary(show=False).keys()
+    assert loaded.fit_summary(show=False)["device"] == str(pick_devices("auto"))
+
+
+def test_load_takes_devices(multiclass: SemanticSegmentor, textures: pd.DataFrame) -> None:
+    loaded = SemanticSegmentor.load(multiclass.path_, verbosity=0, devices="cpu")
+    assert loaded._get_predictor().device.type == "cpu"
+    assert same_masks(loaded.predict(textures), multiclass.predict(textures))
+    with pytest.raises(ConfigError, match="devices='tpu'"):
+        SemanticSegmentor.load(multiclass.path_, verbosity=0, devices="tpu")
 
 
 def test_column_names_are_part_of_the_model(textures: pd.DataFrame, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from semseg_automl.peft.tracing import is_traced
 
 _LANES = 16  # widths of the kernel's vectors; the folded head size is padded to a multiple
+_FLASH_WIDTH = 256  # of a head at most for CUDA's flash kernels: half precision, values as wide as keys
 _BLOCK = 1 << 20  # scores in memory at once (4 MB in float32, several such arrays): they stay in the cache
 
 
@@ -78,8 +79,9 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> T
     hot = hot.to(q.dtype)
     wide_q = torch.cat([q * d**-0.5, rel_h, rel_w, q.new_zeros(b, heads, n, spare)], dim=-1)
     wide_k = torch.cat([k, hot.expand(b, heads, n, -1)], dim=-1)
-    wide_v = F.pad(v, (0, h + w + spare))
-    return F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., :d]
+    if q.device.type != "cuda" or (q.element_size() == 2 and wide_q.shape[-1] <= _FLASH_WIDTH):
+        v = F.pad(v, (0, h + w + spare))  # else narrow values are taken, which saves memory
+    return F.scaled_dot_product_attention(wide_q, wide_k, v, scale=1.0)[..., :d]
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -84,6 +84,15 @@ def test_fetch_finds_real_weights(
     assert str(weights_folder) in capsys.readouterr().out
 
 
+def test_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = {"index": 0, "name": "a GPU", "memory": 80 * 10**9, "capability": "9.0", "bfloat16": True}
+    monkeypatch.setattr("semseg_automl.models.devices.describe_gpus", lambda: [gpu])
+    found = doctor.report()
+    assert found["gpus"] == [gpu]
+    line = next(line for line in doctor._lines(found) if line.startswith("GPU 0"))
+    assert "a GPU, 80.0 GB, capability 9.0, CUDA" in line
+
+
 def test_what_fits_follows_from_the_free_memory() -> None:
     assert all(fact["fits"] is None for fact in doctor.what_fits(None).values())
     some = doctor.what_fits(13 * 2**30)

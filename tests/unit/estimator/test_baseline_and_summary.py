@@ -42,10 +42,11 @@ def test_summary_lines() -> None:
             "steps": 10,
             "epochs": 2.5,
             "precision": "32-true",
+            "device": "cuda:0",
             "seconds": {"total": 12.34, "import": 2.0},
         }
     )
     assert lines[:2] == ["Plan: image_size 384.", "Plan: 1 model."]
-    assert "kept: default (iou 0.5000 on validation, 10 steps, 2.5 epochs, 32-true)" in lines[2]
+    assert "kept: default (iou 0.5000 on validation, 10 steps, 2.5 epochs, 32-true on cuda:0)" in lines[2]
     assert lines[3] == "Time: total 12.3 s, import 2.0 s."
     assert summary_lines({}) == ["No summary is stored beside this model."]

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.errors import ConfigError, DeviceMemoryError
 from semseg_automl.data.labels import LabelMap
 from semseg_automl.data.preprocess import MEAN, STD, plan_geometry
+from semseg_automl.inference import predict
 from semseg_automl.inference.predict import Predictor
-from semseg_automl.inference.whole import automatic_batch_size, plan_batches
+from semseg_automl.inference.whole import automatic_batch_size, mean_probabilities, plan_batches
 from semseg_automl.models.devices import flushes_denormals
 
 BINARY = LabelMap(problem_type="binary", names=("no", "yes"), values=(0, 255), ignore=None)
@@ -157,6 +158,38 @@ def test_short_memory_halves_the_batch(monkeypatch):
     together = dict(made.iter_probabilities(sources, 5))
     assert sorted(s[0] for s in made.segmenter.seen) == [1, 2, 2]
     np.testing.assert_allclose(together[4], made.probabilities(sources[4]), atol=1e-6)
+
+
+def test_one_picture_too_many_is_told_in_words(monkeypatch):
+    made = predictor()
+
+    def short(images):
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(made.segmenter, "forward", short)
+    with pytest.raises(DeviceMemoryError, match="one picture of 64 x 64 pixels on cpu") as raised:
+        made.probabilities(np.zeros((64, 64, 3), np.uint8))
+    assert isinstance(raised.value, MemoryError)
+
+
+def test_a_picture_that_a_gpu_cannot_hold_is_enlarged_on_the_cpu(monkeypatch):
+    made, picture = predictor(), pictures()[4]
+    expected, tried = made.probabilities(picture), []
+
+    def mean(logits, *rest):
+        tried.append(len(logits))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("too much")
+        return mean_probabilities(logits, *rest)
+
+    monkeypatch.setattr(predict, "mean_probabilities", mean)
+    with pytest.raises(torch.OutOfMemoryError):  # there it is of no use
+        made.probabilities(picture)
+    tried.clear()
+    made._logits = lambda images: made.segmenter(images)
+    made.device = torch.device("meta")
+    np.testing.assert_array_equal(made.probabilities(picture), expected)
+    assert tried == [1, 1]
 
 
 def test_no_pictures_and_wrong_batch_size():

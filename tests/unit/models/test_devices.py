@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,3 +121,24 @@ def test_peak_memory_is_known_on_linux(monkeypatch):
     assert devices.peak_memory_mb() > 1 or sys.platform != "linux"
     monkeypatch.setattr(devices, "read_meminfo", lambda path: {})
     assert devices.peak_memory_mb() != devices.peak_memory_mb()  # NaN
+
+
+def test_what_a_cycle_holds_is_freed():
+    class Held:
+        pass
+
+    held = Held()
+    held.itself, seen = held, weakref.ref(held)
+    del held
+    assert seen() is not None
+    devices.give_back_memory("cpu")
+    assert seen() is None
+
+
+def test_gpus_are_described(monkeypatch):
+    facts = SimpleNamespace(name="a GPU", total_memory=8 << 30, major=7, minor=5)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: facts)
+    assert devices.describe_gpus() == [
+        {"index": 0, "name": "a GPU", "memory": 8 << 30, "capability": "7.5", "bfloat16": False}
+    ]

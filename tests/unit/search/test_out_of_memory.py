@@ -20,7 +20,7 @@ from semseg_automl.search.facts import probe_speed
 from semseg_automl.training import average
 from semseg_automl.training.average import score_model
 from semseg_automl.training.job import Hooks
-from semseg_automl.training.probe import StepTime
+from semseg_automl.training.probe import StepTime, is_needed
 from tests.integration.quick import NO_SEARCH, tiny
 from tests.unit.search.test_planner import FACTS
 from tests.unit.search.test_trial import JOB
@@ -29,6 +29,8 @@ SHORT = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
     MemoryError(),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
 ]
 OTHER = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -64,6 +66,27 @@ def test_speed_is_measured_on_what_fits(error: Exception, monkeypatch: pytest.Mo
     half = (side // 2, side // 2)
     assert tried == [(first, 2), (first, 1), (half, 1)]
     assert found.train_seconds_per_mpx == pytest.approx(0.02e6 / half[0] ** 2)  # of the side it is of
+
+
+def test_a_gpu_is_measured_with_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def time_steps(_job: Any, _shape: Any, batch: int, *_rest: Any) -> dict[str, StepTime]:
+        tried.append(batch)
+        return {"32-true": StepTime(train=0.02, predict=0.01)}
+
+    monkeypatch.setattr(facts, "time_steps", time_steps)
+    probe_speed(JOB, FACTS, 10.0)
+    on_gpu = replace(JOB, accelerator="cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    for job in (on_gpu, replace(on_gpu, micro_batch_size=1)):
+        probe_speed(job, FACTS, 10.0)
+    assert tried == [2, 4, 1]
+
+
+def test_the_warm_up_of_a_gpu_is_no_measurement() -> None:
+    assert [is_needed(n, "cpu", known=n > 0) for n in range(3)] == [True, False, False]
+    assert [is_needed(n, "cuda", known=n > 0) for n in range(3)] == [True, True, False]
 
 
 def test_no_memory_for_the_smallest_step_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
