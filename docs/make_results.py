@@ -28,7 +28,7 @@ def section() -> str:
         "steps",
         "s a step",
         "precision",
-        "peak MiB",
+        "peak MB",
         "commit",
     )
     head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]

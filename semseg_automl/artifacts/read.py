@@ -47,6 +47,14 @@ class StoredModel:
     backbone: dict[str, torch.Tensor] | None = field(default=None, repr=False)
 
 
+def require_model(folder: str | os.PathLike[str]) -> None:
+    """Raise ArtifactError where a folder does not look like a saved model."""
+    root = Path(folder)
+    if not holds_model(root):
+        why = "there is no such folder" if not root.is_dir() else f"it has no {POINTER}"
+        raise ArtifactError(f"{root} holds no saved model: {why}. Give the folder that fit or save wrote.")
+
+
 def read_model(folder: str | os.PathLike[str], expected: Expected | None = None) -> StoredModel:
     """Read the folder's current model. Nothing in it is executed.
 
@@ -65,9 +73,7 @@ def read_model(folder: str | os.PathLike[str], expected: Expected | None = None)
         missing or foreign file.
     """
     root = Path(folder)
-    if not holds_model(root):
-        why = "there is no such folder" if not root.is_dir() else f"it has no {POINTER}"
-        raise ArtifactError(f"{root} holds no saved model: {why}. Give the folder that fit or save wrote.")
+    require_model(root)
     pointer_bytes = read_regular(root / POINTER, JSON_LIMIT)
     while True:
         try:

@@ -14,7 +14,7 @@ _EPILOG = """examples:
   semseg-automl fit train.csv --time-limit 600 --path model/
   semseg-automl fit --config fit.toml
   semseg-automl evaluate model/ test.csv
-  semseg-automl predict model/ pictures/*.jpg --output-dir masks/
+  semseg-automl predict model/ pictures/ --output-dir masks/
   semseg-automl report model/ test.csv --output report.html
 
 exit code: 0 done; 1 a run that failed (no weights, no model, interrupted, pictures that predict
@@ -75,11 +75,19 @@ def _fit(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("train", metavar="TRAIN.csv", nargs="?", help="table of paths, relative to the file")
     add("--config", metavar="FIT.toml", help="arguments of the constructor and of fit by name; options win")
-    add("--time-limit", type=float, metavar="SECONDS", help="wall clock of the whole fit; default: one hour")
+    add(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="of wall clock for the whole fit; default: one hour, with --no-search or --trials none",
+    )
     add("--path", metavar="FOLDER", help="of the model; default: SemsegModels/<time>")
     add("--tuning-data", metavar="VAL.csv", help="validation pictures; default: a part of TRAIN.csv")
     add(
-        "--holdout-frac", type=float, metavar="SHARE", help="of TRAIN.csv for validation; default: about 0.15"
+        "--holdout-frac",
+        type=float,
+        metavar="SHARE",
+        help="of TRAIN.csv for validation; default: about 0.15, at most 200 pictures",
     )
     add("--groups", metavar="COLUMN", help="rows that share its value stay on one side of the split")
     add("--presets", metavar="NAME", help=f"{', '.join(PRESETS)}; default: {DEFAULT_PRESET}")
@@ -98,7 +106,12 @@ def _fit(parser: argparse.ArgumentParser) -> None:
         "--no-search", action="store_true", default=None, help="train one model, in its planned configuration"
     )
     searching.add_argument("--trials", type=int, metavar="N", help="of the search; default: what time allows")
-    add("--search-workers", type=int, metavar="N", help="processes that train trials; default: one per GPU")
+    add(
+        "--search-workers",
+        type=int,
+        metavar="N",
+        help="processes that train trials; default: one per GPU, on a CPU as measured",
+    )
     add("--max-memory", type=float, metavar="MB", help="that training the model may take at its peak")
     add("--max-latency", type=float, metavar="SECONDS", help="that the model may take for a picture")
     add("--storage", metavar="URL", help="Optuna storage of the search")
@@ -108,7 +121,12 @@ def _fit(parser: argparse.ArgumentParser) -> None:
 
 def _predict(parser: argparse.ArgumentParser) -> None:
     _model(parser)
-    parser.add_argument("data", nargs="+", metavar="TEST.csv|PICTURE", help="one table, or pictures")
+    parser.add_argument(
+        "data",
+        nargs="+",
+        metavar="TEST.csv|PICTURE|FOLDER",
+        help="one table, or pictures and folders of pictures",
+    )
     parser.add_argument(
         "--output-dir",
         required=True,
@@ -141,6 +159,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
 def _leaderboard(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("data", nargs="?", metavar="TEST.csv", help="adds a column score_test")
+    _columns(parser, None, None)
 
 
 def _report(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from semseg_automl.core.log import verbosity
 from semseg_automl.data.datasets import make_textures
 from semseg_automl.data.frame import check_table
 from semseg_automl.estimator.displays import MaskDisplay
+from semseg_automl.search.budget import Budget
 
 SHARE = 0.2
 """Part of the table that is held out as test pictures."""
@@ -25,6 +26,7 @@ SHARE = 0.2
 def demo(args: argparse.Namespace) -> int:
     """Fit, evaluate on held-out pictures, and draw some predictions; all of it in a new folder."""
     data = None if args.data is None else _read(args.data, args.image, args.label)
+    Budget(args.time_limit)  # refuses what is no limit before anything is written
     _weights(args)
     folder = fresh_folder(args.path)
     if data is None:

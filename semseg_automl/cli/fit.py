@@ -16,8 +16,8 @@ from semseg_automl.cli.output import as_json, say
 from semseg_automl.cli.values import (
     parse_devices,
     parse_hyperparameters,
-    parse_ignore_index,
     parse_number,
+    parse_raw_value,
     parse_words,
 )
 from semseg_automl.core.errors import ConfigError, unknown_name
@@ -82,7 +82,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         before = values.get("hyperparameter_tune_kwargs")
         values["hyperparameter_tune_kwargs"] = (before if isinstance(before, dict) else {}) | asked
     if args.ignore_index is not None:  # "none" is a value
-        values["ignore_index"] = parse_ignore_index(args.ignore_index)
+        values["ignore_index"] = parse_raw_value(args.ignore_index)
     if "train_data" not in values:
         raise ConfigError(f"--config {args.config!r} has no train_data. Add it, or give TRAIN.csv.")
     return values
@@ -93,7 +93,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return {
         **{name: getattr(args, name) for name in _SAME},
         "train_data": args.train,
-        "classes": parse_words(args.classes),
+        "classes": parse_words(args.classes, "--classes"),
         "random_state": args.seed,
         "hyperparameters": parse_hyperparameters(args.hyperparameters),
         "devices": None if args.devices is None else parse_devices(args.devices),
@@ -109,7 +109,8 @@ def read_config(path: str) -> dict[str, Any]:
     """Read a TOML file of arguments of ``SemanticSegmentor`` and its ``fit``, by their names.
 
     Paths of tables and folders are relative to the file. A hyperparameter is a value, a list of choices,
-    or a table: ``{lower = 2, upper = 32, log = true}``. The text "none" stands for None, which TOML lacks.
+    or a table: ``{lower = 2, upper = 32, log = true}``. ``classes`` is a list of names, or a table whose keys
+    are raw values (``0``) or colours (``"(0, 0, 0)"``). The text "none" stands for None, which TOML lacks.
 
     Raises
     ------
@@ -130,6 +131,9 @@ def read_config(path: str) -> dict[str, Any]:
     for name in _PATHS:
         if isinstance(values.get(name), str):
             values[name] = os.path.join(folder, os.path.expanduser(values[name]))
+    if isinstance(values.get("classes"), dict):
+        names = values["classes"].items()
+        values["classes"] = {parse_raw_value(raw): None if name == "none" else name for raw, name in names}
     given = values.get("hyperparameters")
     if isinstance(given, dict):
         values["hyperparameters"] = {name: _hyperparameter(name, value) for name, value in given.items()}
@@ -140,10 +144,12 @@ def _hyperparameter(name: str, value: Any) -> Any:
     """A table as a range; "none" as None."""
     if not isinstance(value, Mapping):
         return None if value == "none" else value
-    if not {"lower", "upper"} <= value.keys() <= {"lower", "upper", "log"}:
+    ends = value.get("lower"), value.get("upper")
+    known = value.keys() <= {"lower", "upper", "log"} and isinstance(value.get("log", False), bool)
+    if not known or not all(type(end) in (int, float) for end in ends):
         raise ConfigError(
             f"Hyperparameter {name!r}: a table is a range, such as {{lower = 2, upper = 32, log = true}}; "
             f"got {dict(value)!r}."
         )
-    whole = all(isinstance(value[end], int) for end in ("lower", "upper"))
+    whole = all(isinstance(end, int) for end in ends)
     return (space.Int if whole else space.Real)(**value)

@@ -64,7 +64,7 @@ def leaderboard_table(frame: pd.DataFrame) -> str:
     differing = [name for name, values in known.items() if values.nunique() > 1]
     columns = [
         "model",
-        "score_val",
+        *[name for name in ("score_val", "score_test") if name in frame],
         "state",
         *differing,
         "fit_time",

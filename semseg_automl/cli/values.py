@@ -29,7 +29,10 @@ def parse_hyperparameters(text: str | None) -> dict[str, Any] | None:
         try:
             return dict(json.loads(text))
         except ValueError as error:
-            raise ConfigError(f"--hyperparameters {text!r} is no JSON object: {error}.") from error
+            raise ConfigError(
+                f"--hyperparameters {text!r} is no JSON object: {error}. "
+                "Write it as '{\"rank\": [4, 8]}', or as rank=[4,8]."
+            ) from error
     values: dict[str, Any] = {}
     for part in _split(text):
         name, equals, value = part.partition("=")
@@ -68,11 +71,20 @@ def _value(text: str) -> Any:
     return value if isinstance(value, int | float | str) else text
 
 
-def parse_words(text: str | None) -> list[str] | None:
-    """``sky, road`` as a list of names."""
+def parse_words(text: str | None, option: str) -> list[str] | None:
+    """``sky, road`` as a list of names.
+
+    Raises
+    ------
+    ConfigError
+        There is no name.
+    """
     if text is None:
         return None
-    return [word.strip() for word in text.split(",") if word.strip()]
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise ConfigError(f"{option} {text!r} names nothing. Write names with commas, such as a,b.")
+    return words
 
 
 def parse_number(text: str) -> str | int:
@@ -80,7 +92,7 @@ def parse_number(text: str) -> str | int:
     return int(text) if text.isdigit() else text
 
 
-def parse_ignore_index(text: str) -> Any:
+def parse_raw_value(text: str) -> Any:
     """``255``, ``(0,0,0)``, ``none`` or ``auto``."""
     return _value(text)
 

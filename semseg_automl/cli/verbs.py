@@ -9,6 +9,7 @@ from typing import Any
 from semseg_automl import SemanticSegmentor
 from semseg_automl.cli.arguments import verbosity_of
 from semseg_automl.cli.output import as_json, complain, leaderboard_table, records, say, table
+from semseg_automl.cli.pictures import table_or_pictures
 from semseg_automl.cli.values import parse_number, parse_shard, parse_tile, parse_words
 
 
@@ -17,9 +18,8 @@ def predict(args: argparse.Namespace) -> int:
 
     Answers 1 where pictures could not be read; the others have their masks.
     """
-    data = args.data[0] if _is_table(args.data) else args.data
     paths = _load(args).predict(
-        data,
+        table_or_pictures(args.data, args.output_dir),
         output_dir=args.output_dir,
         batch_size=parse_number(args.batch_size),
         tta=args.tta,
@@ -40,7 +40,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Score a model; prints a line per metric, or a table, or JSON."""
     result = _load(args).evaluate(
         args.data,
-        parse_words(args.metrics),
+        parse_words(args.metrics, "--metrics"),
         per_class=args.per_class,
         per_image=args.per_image,
         confidence=args.confidence,
@@ -58,7 +58,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def leaderboard(args: argparse.Namespace) -> int:
     """Print every model that a fit tried, best first."""
-    frame = SemanticSegmentor.load(args.model, verbosity=verbosity_of(args)).leaderboard(args.data)
+    frame = _load(args).leaderboard(args.data)
     say(as_json(records(frame)) if args.json else leaderboard_table(frame))
     return 0
 
@@ -92,7 +92,3 @@ def _load(args: argparse.Namespace) -> SemanticSegmentor:
     seg = SemanticSegmentor.load(args.model, verbosity=verbosity_of(args))
     seg.image, seg.label = args.image or seg.image, args.label or seg.label
     return seg
-
-
-def _is_table(data: list[str]) -> bool:
-    return len(data) == 1 and data[0].lower().endswith((".csv", ".tsv"))

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow:
-    """One line of the leaderboard. Times are seconds, memory is MiB, NaN where it does not apply.
+    """One line of the leaderboard. Times are seconds, memory is MB (1e6 bytes), NaN where it does not apply.
 
     ``state``: "finished", "time" (ended by the clock), "pruned", "interrupted", "nan", "failed" or
     "baseline"; ``reason`` says why a model ended early. ``worker``: the process that trained it last, "main"

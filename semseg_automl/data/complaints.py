@@ -15,8 +15,9 @@ REMEDIES = {
     "unsupported": "Give paths, arrays (H, W) or (H, W, C), or PIL images.",
     "mask of": "A mask is as large as its picture: check the pairs, or resize masks without smoothing.",
     "masks of": "Masks of one picture are as large as it is: check the pairs.",
-    "missing column": "Rename the column, or name it: SemanticSegmentor(image=..., label=...).",
+    "missing column": "Rename the column, or name it: image=..., label=... (in a shell --image, --label).",
     "ambiguous column": "Rename one of them.",
+    "other separator": "Save the csv with commas, or pass pandas.read_csv(path, sep=...).",
     "missing file": "Check the path of the table.",
     "unreadable table": "Give a csv with a first line of column names, in UTF-8.",
     "empty": "Give at least two rows, better some dozens.",
@@ -54,11 +55,16 @@ class Complaints:
         for kind, texts in self._groups.items():
             more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
             count = f" ({len(texts)})" if len(texts) > 1 else ""
-            yield f"- {kind}{count}: {'; '.join(texts[:_SHOWN])}{more}{_remedy(kind)}"
+            yield f"- {kind}{count}: {_sentence('; '.join(texts[:_SHOWN]) + more)}{_remedy(kind)}"
+
+
+def _sentence(text: str) -> str:
+    """With one mark at its end."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _remedy(kind: str) -> str:
     words = kind.split()
     found = (REMEDIES.get(" ".join(words[:n])) for n in (2, 1))
     remedy = next((r for r in found if r), "")
-    return f". {remedy}" if remedy else ""
+    return f" {remedy}" if remedy else ""

@@ -18,7 +18,7 @@ from semseg_automl.data.scenes import make_aerial, make_cells
 
 __all__ = ["from_coco", "from_folders", "from_yolo", "make_aerial", "make_cells", "make_textures"]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # (cycles per pixel, number of orientations; 0 = isotropic) of each region class, then round again, finer.
 _GRAINS = ((0.04, 0), (0.11, 1), (0.24, 0), (0.11, 2), (0.06, 1), (0.14, 0))
 
@@ -127,7 +127,7 @@ def _by_stem(folder: str | os.PathLike[str], ending: str) -> dict[str, str]:
     out: dict[str, str] = {}
     for path in sorted(root.rglob("*")):
         if (
-            path.suffix.lower() not in _SUFFIXES
+            path.suffix.lower() not in PICTURE_SUFFIXES
             or not path.stem.endswith(ending)
             or path.name.startswith(".")
         ):

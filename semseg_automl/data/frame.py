@@ -21,6 +21,7 @@ from semseg_automl.data.remote import forget, is_remote, open_binary
 from semseg_automl.data.sources import MaskStack
 
 _log = get_logger("data")
+_SEPARATOR = "other separator"
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
@@ -128,9 +129,10 @@ def _columns(
         wanted = [image, *labels] if need_label and y is None else [image]
         for name in wanted:
             if name not in data.columns:
-                columns = [str(c) for c in data.columns]
-                text = f"{name!r} is not among the columns {columns}.{suggest(name, columns)}"
-                complaints.add("missing column", text)
+                kind, text = _missing(name, [str(c) for c in data.columns])
+                complaints.add(kind, text)
+                if kind == _SEPARATOR:
+                    break  # and so of every other column
             elif isinstance(data[name], pd.DataFrame):
                 complaints.add("ambiguous column", f"{name!r} occurs more than once")
         complaints.raise_if_any()
@@ -142,10 +144,28 @@ def _columns(
         images, index = _as_cells(data)
         masks = []
         if need_label and y is None:
-            complaints.add("masks", f"pass a DataFrame with the columns {image!r} and {label!r}, or y=masks")
+            complaints.add("masks", _no_masks(data, image, label))
     if y is not None:
         masks = _aligned_masks(y, index, complaints)
     return images, masks, index, base
+
+
+def _missing(name: str, columns: list[str]) -> tuple[str, str]:
+    """Kind and text of the complaint about a column that is not there."""
+    other = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
+    if other is not None:
+        return _SEPARATOR, f"{other!r} seems to part the columns of {columns[0]!r}, not a comma"
+    return "missing column", f"{name!r} is not among the columns {columns}.{suggest(name, columns)}"
+
+
+def _no_masks(data: Any, image: str, label: str | Sequence[str]) -> str:
+    """What is said of pictures without masks where a table is needed."""
+    wanted = f"pass a DataFrame or csv with the columns {image!r} and {label!r}, or y=masks"
+    if not isinstance(data, (str, os.PathLike)):
+        return wanted
+    if os.path.isdir(as_path(data)):
+        return f"{data} is a folder; datasets.from_folders(images, masks) makes a table of two, or {wanted}"
+    return f"{data} is taken for one picture, for it does not end in {' or '.join(_TABLES)}; {wanted}"
 
 
 class _PerClass(tuple[Any, ...]):

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semseg_automl.core.errors import ArtifactError, SemsegError, unknown_name
+from semseg_automl.artifacts.read import require_model
+from semseg_automl.core.errors import ArtifactError, ConfigError, SemsegError, unknown_name
 from semseg_automl.core.log import get_logger
 from semseg_automl.engines.local import ENGINES
 from semseg_automl.estimator import _store
@@ -18,8 +19,8 @@ from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper, telling_wha
 from semseg_automl.estimator._lock import hold
 from semseg_automl.estimator._resolve import find_preset, resolve_request
 from semseg_automl.estimator._tables import Tables, prepare_tables
-from semseg_automl.metrics.registry import resolve_metric
-from semseg_automl.models.checkpoints import ResolvedWeights, resolve_weights
+from semseg_automl.metrics.registry import check_metric_name, resolve_metric
+from semseg_automl.models.checkpoints import ResolvedWeights, named_backbone, resolve_weights
 from semseg_automl.models.choose import choose_backbone
 from semseg_automl.models.devices import DeviceChoice, pick_devices
 from semseg_automl.search.budget import Budget, Interrupt, catch_interrupt
@@ -185,6 +186,17 @@ def _checked(seg: SemanticSegmentor, args: FitArguments) -> FitRequest:
     if args.engine not in ENGINES:
         raise unknown_name("engine", args.engine, ENGINES)
     check_loggers(args.loggers)
+    if seg.backbone != "auto":
+        named_backbone(seg.backbone)
+    if seg.eval_metric is not None:
+        check_metric_name(seg.eval_metric)
+    if args.init_from is not None:
+        require_model(args.init_from)
+    if args.resume and seg.path is None:
+        raise ConfigError(
+            "resume=True goes on with what lies in path, and there is no path. Give it: "
+            "SemanticSegmentor(path=...), in a shell --path."
+        )
     request = resolve_request(
         presets=args.presets,
         hyperparameters=args.hyperparameters,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from semseg_automl.core.config import RunConfig
@@ -15,6 +16,8 @@ from semseg_automl.estimator.presets import DEFAULT_PRESET, PRESETS, Preset
 from semseg_automl.peft.registry import resolve_method
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.space import Categorical, Space, split_hyperparameters
+
+_LARGEST_SEED = 2**31 - 1
 
 
 def find_preset(name: str | None) -> tuple[str, Preset]:
@@ -47,13 +50,8 @@ def resolve_request(
         An unknown name (with a guess), a value out of its range, a wrong kind of argument.
     """
     name, preset = find_preset(presets)
-    if not isinstance(hyperparameters, Mapping | None):
-        raise ConfigError(f"hyperparameters must be a dict of name -> value, got {hyperparameters!r}.")
-    if num_workers != "auto" and (type(num_workers) is not int or num_workers < 0):
-        raise ConfigError(f"num_workers must be 'auto' or a number of at least 0, got {num_workers!r}.")
-    given = dict(hyperparameters or {})
-    if "backbone" in given:
-        raise ConfigError("backbone is an argument of SemanticSegmentor, not a hyperparameter.")
+    _check_plain(num_workers, seed)
+    given = _as_dict(hyperparameters)
     fixed, spaces = split_hyperparameters(given)
     values = {k: v for k, v in preset.hyperparameters.items() if k not in spaces} | fixed
     own = values.pop("augment") if callable(values.get("augment")) else None
@@ -71,7 +69,7 @@ def resolve_request(
         auto_tune=auto,
         devices=devices,
         num_workers=num_workers,
-        seed=seed,
+        seed=int(seed),
         verbosity=verbosity,
         preset=name,
         size_factor=preset.size_factor,
@@ -80,6 +78,26 @@ def resolve_request(
         own_augment=own,
         callbacks=tuple(callbacks or ()),
     )
+
+
+def _as_dict(hyperparameters: Any) -> dict[str, Any]:
+    if not isinstance(hyperparameters, Mapping | None):
+        raise ConfigError(f"hyperparameters must be a dict of name -> value, got {hyperparameters!r}.")
+    given = dict(hyperparameters or {})
+    if "backbone" in given:
+        raise ConfigError(
+            "backbone is no hyperparameter: pass SemanticSegmentor(backbone=...), in a shell --backbone."
+        )
+    return given
+
+
+def _check_plain(num_workers: Any, seed: Any) -> None:
+    if num_workers != "auto" and (type(num_workers) is not int or num_workers < 0):
+        raise ConfigError(f"num_workers must be 'auto' or a number of at least 0, got {num_workers!r}.")
+    if type(seed) is bool or not isinstance(seed, Integral) or not 0 <= int(seed) <= _LARGEST_SEED:
+        raise ConfigError(
+            f"random_state (--seed) must be a whole number from 0 to {_LARGEST_SEED}, got {seed!r}."
+        )
 
 
 def _check_values(values: Mapping[str, Any], spaces: Mapping[str, Space]) -> None:
@@ -129,10 +147,12 @@ def _tune_settings(
 
 
 def _check_tune_settings(tune: TuneSettings) -> None:
-    for name in ("num_trials", "num_workers"):
+    for name, option in (("num_trials", "--trials"), ("num_workers", "--search-workers")):
         value = getattr(tune, name)
         if value is not None and (type(value) is not int or value < 1):
-            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+            raise ConfigError(
+                f"{name} of the search ({option}) must be a whole number of at least 1, got {value!r}."
+            )
     for name, unit in (("max_memory", "MB"), ("max_latency", "seconds per picture")):
         value = getattr(tune, name)
         number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -55,7 +55,7 @@ figure img { width: 100%; height: auto; display: block; }
 def write_report(seg: SemanticSegmentor, path: Any, data: Any = None, y: Any = None, *, n: int = 12) -> Path:
     """See ``SemanticSegmentor.report``."""
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise ConfigError(f"n must be a number of pictures of at least 0, got {n!r}.")
+        raise ConfigError(f"n (--pictures) must be a number of pictures of at least 0, got {n!r}.")
     file = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
     if file.is_dir() or not file.parent.is_dir():
         problem = "is a folder" if file.is_dir() else f"lies in no folder: {file.parent} is not there"

@@ -87,7 +87,9 @@ def export_onnx(
     except OSError as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"The ONNX file {target} can't be written: {error}") from error
+        raise ArtifactError(
+            f"The ONNX file {target} can't be written: {error}. Name a file in a folder you may write to."
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     _log.info("%s equals torch to %.1e of the largest logit.", target, difference)

@@ -58,6 +58,8 @@ class MaskWriter:
 
     Raises
     ------
+    ConfigError
+        A mask would replace one of the pictures.
     ArtifactError
         The folder can't be created.
     """
@@ -75,10 +77,13 @@ class MaskWriter:
         self.folder = Path(folder)
         self._sources, self._key = sources, key
         self._names = output_names(sources, _georeferenced(sources))
+        _spare_pictures(self.folder, sources, self._names)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ArtifactError(f"output_dir={str(self.folder)!r} can't be created: {error}") from error
+            raise ArtifactError(
+                f"output_dir={str(self.folder)!r} can't be created: {error}. Give a folder you may write to."
+            ) from error
         _sweep(self.folder)
         self.manifest = Manifest(self.folder, shard)
         self._finished: dict[str, Entry] | None = None
@@ -232,6 +237,22 @@ def output_names(sources: Sequence[Source], geotiffs: Collection[int] = ()) -> l
         taken.add(name.casefold())
         names.append(name + (_TIFF if position in geotiffs else ".png"))
     return names
+
+
+def _spare_pictures(folder: Path, sources: Sequence[Source], names: Sequence[str]) -> None:
+    """Refuse a folder in which a mask would take a picture's name: the picture would be lost."""
+    taken = {name.casefold() for name in names}  # some file systems ignore case
+    here = os.path.realpath(folder)
+    parents: dict[str, str] = {}
+    for source in sources:
+        if not isinstance(source, (str, os.PathLike)) or is_remote(source):
+            continue
+        parent, name = os.path.split(_full(source))
+        if name.casefold() in taken and parents.setdefault(parent, os.path.realpath(parent)) == here:
+            raise ConfigError(
+                f"output_dir={str(folder)!r} holds the pictures themselves: a mask would replace {name}. "
+                "Give another folder."
+            )
 
 
 def _sweep(folder: Path) -> None:

@@ -141,6 +141,17 @@ DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
 DEFAULT_EVAL_METRIC: dict[str, str] = {"binary": "iou", "multiclass": "mean_iou"}
 
 
+def check_metric_name(name: object) -> None:
+    """Raise ConfigError for what is no problem's eval metric: a function, or an unknown name."""
+    if callable(name):
+        raise ConfigError(
+            f"eval_metric must be a name, got {name!r}: a function can't be stored with a model. "
+            "Give functions to evaluate(data, metrics=[...])."
+        )
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+
+
 def resolve_metric(name: str | None, problem_type: str) -> MetricSpec:
     """Return the metric of that name, or the problem type's default for None.
 
@@ -152,13 +163,7 @@ def resolve_metric(name: str | None, problem_type: str) -> MetricSpec:
     if problem_type not in DEFAULT_EVAL_METRIC:
         raise unknown_name("problem_type", problem_type, DEFAULT_EVAL_METRIC)
     chosen = DEFAULT_EVAL_METRIC[problem_type] if name is None else name
-    if callable(chosen):
-        raise ConfigError(
-            f"eval_metric must be a name, got {chosen!r}: a function can't be stored with a model. "
-            "Give functions to evaluate(data, metrics=[...])."
-        )
-    if chosen not in METRICS:
-        raise unknown_name("metric", chosen, METRICS)
+    check_metric_name(chosen)
     spec = METRICS[chosen]
     if problem_type not in spec.problem_types:
         fitting = ", ".join(sorted(n for n, s in METRICS.items() if problem_type in s.problem_types))

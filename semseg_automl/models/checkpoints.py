@@ -37,6 +37,7 @@ __all__ = [
     "backbone_spec",
     "cache_folder",
     "local_candidates",
+    "named_backbone",
     "resolve_weights",
     "tensor_sha256",
 ]
@@ -126,7 +127,7 @@ def resolve_weights(
     ConfigError
         The name is unknown.
     """
-    spec = _named_backbone(backbone)
+    spec = named_backbone(backbone)
     if spec is None:
         return _verify(Path(backbone).expanduser(), None, sha256)
     if spec.family == "sam_tiny":
@@ -160,8 +161,16 @@ def _search(spec: BackboneSpec, download: bool, sha256: str | None) -> ResolvedW
     raise _not_found(spec, tried, sha256)
 
 
-def _named_backbone(backbone: str | os.PathLike[str]) -> BackboneSpec | None:
-    """The spec of a registered name; None for the path of an existing file."""
+def named_backbone(backbone: str | os.PathLike[str]) -> BackboneSpec | None:
+    """The spec of a registered name; None for the path of an existing file.
+
+    Raises
+    ------
+    WeightsError
+        A path where no file is.
+    ConfigError
+        An unknown name.
+    """
     text = os.fspath(backbone)
     if text in BACKBONES:
         return BACKBONES[text]

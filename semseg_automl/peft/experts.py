@@ -63,7 +63,8 @@ def gelu_mixture(
             chosen = chosen.to(units.device, non_blocking=True)
             form = folded_expert if is_exact(scale, compat=compat) else expert
             value = form(units[chosen], kernels[g, i], bias[g, i], scale, compat=compat)
-            out = out.index_add(0, chosen, value * weights[chosen, ..., i : i + 1])
+            value = value * weights[chosen, ..., i : i + 1]
+            out = out.index_add(0, chosen, value.to(out.dtype))  # autocast resizes in float32 on CUDA
     nothing = 0.0 * (kernels.sum() + bias.sum())
     return out + nothing.to(out.dtype)  # a zero gradient for experts that nobody kept
 

@@ -36,7 +36,6 @@ def small_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     def small(self: SemanticSegmentor, *data: Any, **arguments: Any) -> SemanticSegmentor:
         asked = dict(arguments.pop("hyperparameters", None) or {})
         tune = arguments.pop("hyperparameter_tune_kwargs", None)
-        asked.pop("backbone", None)
         if arguments.get("time_limit") is not None:
             arguments["time_limit"] = min(10.0, arguments["time_limit"])
         self.set_params(backbone="sam_tiny", verbosity=0)

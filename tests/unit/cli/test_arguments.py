@@ -14,8 +14,8 @@ from semseg_automl.cli.arguments import build_parser, verbosity_of
 from semseg_automl.cli.values import (
     parse_devices,
     parse_hyperparameters,
-    parse_ignore_index,
     parse_number,
+    parse_raw_value,
     parse_tile,
     parse_words,
 )
@@ -68,10 +68,12 @@ def test_tile(text: str, value: object) -> None:
 
 
 def test_words_and_numbers() -> None:
-    assert parse_words(None) is None and parse_words(" sky, road,") == ["sky", "road"]
+    assert parse_words(None, "--x") is None and parse_words(" sky, road,", "--x") == ["sky", "road"]
+    with pytest.raises(ConfigError, match="--metrics ',' names nothing"):
+        parse_words(",", "--metrics")
     assert parse_number("8") == 8 and parse_number("auto") == "auto"
     values = {"255": 255, "none": None, "auto": "auto", "(0,0,0)": (0, 0, 0)}
-    assert {text: parse_ignore_index(text) for text in values} == values
+    assert {text: parse_raw_value(text) for text in values} == values
 
 
 @pytest.mark.parametrize(

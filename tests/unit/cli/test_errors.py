@@ -83,6 +83,16 @@ def test_an_unexpected_error_names_the_way_to_its_traceback(
         ("predict absent/ a.png --output-dir out", "absent"),
         ("weights fetch mobilesam", "mobile_sam"),
         ("demo --data absent.csv -qq", "absent.csv"),
+        ("demo --backbone sam_tiny --time-limit 0 -qq", "time_limit"),
+        ("fit absent.csv --resume -qq", "--path"),
+        ("fit absent.csv --seed -1 -qq", "--seed"),
+        ("fit absent.csv --search-workers 0 -qq", "--search-workers"),
+        ("fit absent.csv --backbone mobilesam -qq", "mobile_sam"),
+        ("fit absent.csv --eval-metric mean_iuo -qq", "mean_iou"),
+        ("fit absent.csv --init-from nowhere -qq", "nowhere"),
+        ("fit absent.csv --hyperparameters backbone=sam_vit_b -qq", "--backbone"),
+        ("fit absent.txt --backbone sam_tiny -qq", "does not end in .csv or .tsv"),
+        ("fit . --backbone sam_tiny -qq", "from_folders"),
     ],
 )
 def test_wrong_input(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from semseg_automl import space
 from semseg_automl.cli.arguments import build_parser
 from semseg_automl.cli.fit import settings
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.estimator._resolve import resolve_request
 
 FILE = """
 train_data = "tables/train.csv"
@@ -79,6 +81,10 @@ def test_nothing_given_leaves_the_estimators_defaults() -> None:
         ("train_data = ", "can't be read"),
         ("time_limit = 5", "has no train_data"),
         ('train_data = "t.csv"\nhyperparameters = { rank = { low = 2, high = 4 } }', "a table is a range"),
+        (
+            'train_data = "t.csv"\nhyperparameters = { rank = { lower = "2", upper = 4 } }',
+            "a table is a range",
+        ),
     ],
 )
 def test_what_a_file_may_not_hold(text: str, told: str, tmp_path: Path) -> None:
@@ -99,3 +105,34 @@ def test_options_of_the_search_win_over_the_file_one_by_one(tmp_path: Path) -> N
     assert found == {"num_trials": 5, "num_workers": 2, "max_memory": 900.0, "max_latency": 0.5}
     with pytest.raises(ConfigError, match="--no-search leaves no place for num_workers"):
         settings(build_parser().parse_args(["fit", "t.csv", "--no-search", "--search-workers", "2"]))
+
+
+def test_classes_by_raw_value(tmp_path: Path) -> None:
+    text = 'train_data = "t.csv"\n[classes]\n0 = "field"\n7 = "road"\n9 = "none"\n'
+    assert read(tmp_path, text)["classes"] == {0: "field", 7: "road", 9: None}
+    text = 'train_data = "t.csv"\nclasses = { "(0, 0, 0)" = "field", "(255, 0, 0)" = "road" }\n'
+    assert read(tmp_path, text)["classes"] == {(0, 0, 0): "field", (255, 0, 0): "road"}
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    found = read(tmp_path, text)
+    assert found["train_data"] == str(tmp_path / "train.csv") and found["time_limit"] == 600
+    assert found["classes"] == {0: "field", 1: "forest", 2: "road"} and found["ignore_index"] is None
+    asked = found["hyperparameters"]
+    assert asked["learning_rate"] == space.Real(1e-4, 1e-2, log=True) and asked["adapter"] == [
+        "lora",
+        "conv_lora",
+    ]
+    resolve_request(
+        presets=found["presets"],
+        hyperparameters=asked,
+        tune_kwargs=found["hyperparameter_tune_kwargs"],
+        devices="auto",
+        num_workers="auto",
+        seed=0,
+        verbosity=0,
+        storage=None,
+        callbacks=None,
+    )

@@ -157,6 +157,22 @@ def test_leaderboard(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(model in text for model in frame["model"]) and "NaN" not in text
 
 
+def test_leaderboard_of_a_test_table(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = tmp_path / "other.csv"
+    pd.read_csv(place.test).rename(columns={"pic": "photo"}).to_csv(renamed, index=False)
+    line = ["leaderboard", str(place.model), str(renamed), "--image", "photo"]
+    assert main([*line, "--json"]) == 0
+    scores = {row["model"]: row["score_test"] for row in json.loads(capsys.readouterr().out)}
+    assert main(line) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    column = head.split().index("score_test")
+    assert {row.split()[0]: row.split()[column] for row in rows} == {
+        name: f"{value:.4g}" for name, value in scores.items()
+    }
+
+
 def test_a_folder_that_holds_a_model_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     columns = ["--image", "pic", "--label", "seg"]
     line = ["fit", str(place.train), "--path", str(place.model), "--time-limit", "5", "-qq"]

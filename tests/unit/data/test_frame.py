@@ -83,6 +83,18 @@ def test_csv_paths_are_relative_to_the_csv(table: pd.DataFrame, tmp_path: Path, 
     assert _check(relative).images == tuple(table.image)
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_csv_of_another_separator_is_told_as_that(
+    table: pd.DataFrame, tmp_path: Path, separator: str
+) -> None:
+    table.to_csv(tmp_path / "t.csv", index=False, sep=separator)
+    with pytest.raises(DataError) as caught:
+        check_table(tmp_path / "t.csv", need_label=True)
+    text = str(caught.value)
+    assert f"{separator!r} seems to part the columns" in text and text.count("\n") == 1
+    assert "Save the csv with commas" in text and "not among the columns" not in text
+
+
 def test_y_and_sequences(table: pd.DataFrame) -> None:
     x = table[["image"]]
     for y in (table.label, list(table.label), table.label.to_numpy(), table[["label"]], tuple(table.label)):
@@ -183,3 +195,10 @@ def test_a_turned_picture_needs_a_turned_mask(tmp_path: Path) -> None:
         assert _check([tmp_path / "i.jpg"], [tmp_path / mask]).sizes == ((10, 8),)
     with pytest.raises(DataError, match="EXIF"):
         _check([tmp_path / "i.jpg"], [tmp_path / "flat.png"])
+
+
+def test_a_complaint_ends_once_before_its_remedy(table: pd.DataFrame) -> None:
+    for wrong, found in (({"image": "images"}, "'images'? Rename"), ({"image": "zzz"}, "'label']. Rename")):
+        with pytest.raises(DataError) as caught:
+            check_table(table.rename(columns=wrong), need_label=False)
+        assert found in str(caught.value) and ".." not in str(caught.value).replace("...", "")

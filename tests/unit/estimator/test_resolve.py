@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
@@ -204,7 +205,10 @@ def test_values_that_do_not_go_together() -> None:
     [
         ({"hyperparameters": {"lr": 1}}, "Unknown hyperparameter 'lr'"),
         ({"hyperparameters": {"learning_rates": 1}}, "Did you mean 'learning_rate'"),
-        ({"hyperparameters": {"backbone": "sam_vit_b"}}, "argument of SemanticSegmentor"),
+        (
+            {"hyperparameters": {"backbone": "sam_vit_b"}},
+            r"pass SemanticSegmentor\(backbone=...\), in a shell --backbone",
+        ),
         ({"hyperparameters": [("rank", 8)]}, "must be a dict"),
         ({"presets": "medium"}, "Did you mean 'medium_quality'"),
         ({"num_workers": 1.5}, "num_workers"),
@@ -249,7 +253,10 @@ def test_the_users_sampler_and_pruner_are_passed_on() -> None:
         ({"num_trials": 0}, "at least 1"),
         ({"num_trials": 2.0}, "at least 1"),
         ({"num_trials": True}, "at least 1"),
-        ({"num_workers": 0}, "num_workers must be a whole number of at least 1, got 0"),
+        (
+            {"num_workers": 0},
+            r"num_workers of the search \(--search-workers\) must be a whole number of at least 1, got 0",
+        ),
         ({"num_workers": -2}, "at least 1, got -2"),
         ({"num_workers": 1.5}, "at least 1, got 1.5"),
         ({"num_workers": True}, "at least 1, got True"),
@@ -289,3 +296,16 @@ def test_requests_are_frozen() -> None:
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_every_adapter_can_be_asked_for(adapter: str) -> None:
     assert resolve(hyperparameters={"adapter": adapter}).config.adapter.adapter == adapter
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 0.5, None, True, "0"])
+def test_a_seed_that_is_none(seed: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"random_state \(--seed\) must be a whole number from 0 to 2147483647"
+    ):
+        resolve(seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 - 1, np.int64(7)])
+def test_seeds(seed: Any) -> None:
+    assert resolve(seed=seed).seed == seed

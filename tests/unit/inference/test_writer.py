@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semseg_automl.core.errors import ArtifactError, DataError
+from semseg_automl.core.errors import ArtifactError, ConfigError, DataError
 from semseg_automl.inference.writer import MaskWriter, output_names, to_png_image
 
 
@@ -112,3 +112,17 @@ def test_what_a_killed_process_was_writing_is_removed_but_not_what_another_write
     os.utime(old, (1, 1))
     MaskWriter(tmp_path, [])
     assert not old.exists() and new.exists()
+
+
+@pytest.mark.parametrize("folder", ["b", "b/../b", "link"])
+def test_a_folder_where_a_mask_would_replace_a_picture(tmp_path, sources, folder):
+    if folder == "link":
+        try:
+            (tmp_path / "link").symlink_to(tmp_path / "b")
+        except OSError:
+            pytest.skip("no links here")
+    before = sources[1].read_bytes()
+    with pytest.raises(ConfigError, match=r"a mask would replace Leaf\.png\. Give another folder"):
+        MaskWriter(tmp_path / folder, sources[1:])
+    assert sources[1].read_bytes() == before and os.listdir(tmp_path / "b") == ["Leaf.png"]
+    MaskWriter(tmp_path / "a", sources[:1])  # leaf.jpg and leaf.png live side by side
