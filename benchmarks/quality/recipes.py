@@ -100,14 +100,14 @@ def page() -> str:
         "",
         f"`mobile_sam` on {SET}'s training and validation videos, {FOLDS} folds of whole videos; {METRIC} on",
         "videos that neither trained nor chose anything: the default's own, of a recipe its mean difference",
-        "from the default over the folds that both have, with the standard error (number of runs). Flips:",
-        "the mean of the predictions for the picture and the mirrored one.",
+        "from the default over the folds that both have, with the standard error (number of runs). Scales:",
+        'predicted with ``tta="flips_and_scales"``, else as it comes (the picture and the mirrored one).',
         "",
-        f"| recipe | {METRIC} | with flips | validation |",
+        f"| recipe | {METRIC} | with scales | validation |",
         "|---|---|---|---|",
     ]
     for recipe in RECIPES:
-        cells = [_cell(kept, recipe, of) for of in ("test_score", "test_score_flips", "validation_score")]
+        cells = [_cell(kept, recipe, of) for of in ("test_score", "test_score_scales", "validation_score")]
         lines.append(f"| {recipe} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

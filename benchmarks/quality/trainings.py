@@ -73,12 +73,12 @@ def execute(training: Training) -> dict[str, Any]:
             hyperparameter_tune_kwargs=None,
         )
         fitted = time.perf_counter() - started
-        scores = {"test_score": None, "test_score_flips": None}
+        scores = {"test_score": None, "test_score_scales": None}
         if training.test:
             scores["test_score"] = float(seg.evaluate(test, [training.metric])[training.metric])
         if training.test and training.rows is not None:
-            scores["test_score_flips"] = float(
-                seg.evaluate(test, [training.metric], tta=True)[training.metric]
+            scores["test_score_scales"] = float(
+                seg.evaluate(test, [training.metric], tta="flips_and_scales")[training.metric]
             )
         summary = seg.fit_summary(show=False)
         row = seg.leaderboard().set_index("model").loc[summary["best_model"]]

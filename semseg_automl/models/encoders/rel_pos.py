@@ -25,6 +25,9 @@ from semseg_automl.peft.tracing import is_traced
 
 _LANES = 16  # widths of the kernel's vectors; the folded head size is padded to a multiple
 _FLASH_WIDTH = 256  # of a head at most for CUDA's flash kernels: half precision, values as wide as keys
+_FEW_TOKENS, _HEAD_GROUPS = 1024, 6
+"""With more tokens, a prediction on a GPU attends in so many groups of heads: the folded heads of a few are
+in memory at once, and they widen with the picture's sides."""
 _BLOCK = 1 << 20  # scores in memory at once (4 MB in float32, several such arrays): they stay in the cache
 
 
@@ -56,7 +59,11 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: T
     if is_traced():
         return _written_out(q, k, v, rows, columns)
     if q.device.type != "cpu":
-        return _folded(q, k, v, rows, columns)
+        if torch.is_grad_enabled() or q.shape[2] <= _FEW_TOKENS:
+            return _folded(q, k, v, rows, columns)
+        some = max(1, q.shape[1] // _HEAD_GROUPS)
+        heads = zip(*(t.split(some, dim=1) for t in (q, k, v)), strict=True)
+        return torch.cat([_folded(*part, rows, columns) for part in heads], dim=1)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     with torch.autocast("cpu", enabled=False):
         tensors = [x.to(wide) for x in (q, k, v, rows, columns)]

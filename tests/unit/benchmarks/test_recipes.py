@@ -46,7 +46,7 @@ def test_the_table_holds_differences_of_pairs(tmp_path: Path, monkeypatch: pytes
     for (recipe, fold), score in scores.items():
         run = Run(recipe=recipe, fold=fold)
         run.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"test_score": score, "test_score_flips": score, "validation_score": score}
+        kept = {"test_score": score, "test_score_scales": score, "validation_score": score}
         run.path.write_text(json.dumps({"recipe": recipe, "fold": fold, "seed": 0, **kept}), encoding="utf-8")
     rows = {line.split(" | ")[0].strip("| "): line for line in page().splitlines() if line.startswith("| ")}
     assert rows[DEFAULT].startswith("| default | 0.600 ± 0.100 (2) |")
