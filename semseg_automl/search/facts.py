@@ -104,4 +104,9 @@ def _precisions(job: TrainJob, remaining: float) -> tuple[str, ...]:
     if remaining <= _LONG or counted or job.accelerator == "mps" or lacks_it:
         return (_FLOAT32,)
     device = DeviceChoice(job.accelerator, job.device_ids).torch_device()
-    return (_FLOAT32, _BF16) if matmul_pays(device, torch.bfloat16) else (_FLOAT32,)
+    try:
+        return (_FLOAT32, _BF16) if matmul_pays(device, torch.bfloat16) else (_FLOAT32,)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return (_FLOAT32,)  # the probe of a step will say how short memory is

@@ -61,9 +61,7 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: T
     if q.device.type != "cpu":
         if torch.is_grad_enabled() or q.shape[2] <= _FEW_TOKENS:
             return _folded(q, k, v, rows, columns)
-        some = max(1, q.shape[1] // _HEAD_GROUPS)
-        heads = zip(*(t.split(some, dim=1) for t in (q, k, v)), strict=True)
-        return torch.cat([_folded(*part, rows, columns) for part in heads], dim=1)
+        return _folded_in_groups(q, k, v, rows, columns)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     with torch.autocast("cpu", enabled=False):
         tensors = [x.to(wide) for x in (q, k, v, rows, columns)]
@@ -89,6 +87,13 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> T
     if q.device.type != "cuda" or (q.element_size() == 2 and wide_q.shape[-1] <= _FLASH_WIDTH):
         v = F.pad(v, (0, h + w + spare))  # else narrow values are taken, which saves memory
     return F.scaled_dot_product_attention(wide_q, wide_k, v, scale=1.0)[..., :d]
+
+
+def _folded_in_groups(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """:func:`_folded`, some heads at a time."""
+    some = max(1, q.shape[1] // _HEAD_GROUPS)
+    parts = zip(q.split(some, dim=1), k.split(some, dim=1), v.split(some, dim=1), strict=True)
+    return torch.cat([_folded(a, b, c, rows, columns) for a, b, c in parts], dim=1)
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -138,6 +138,16 @@ def test_blocks_change_neither_values_nor_gradients(
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("heads", [1, 4, 12, 16])
+def test_heads_in_groups_are_the_same_heads(heads: int) -> None:
+    """What a prediction on a GPU runs for many tokens."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 4 * 7, 8, dtype=torch.float64) for _ in range(3))
+    rows, columns = torch.randn(4, 4, 8).double(), torch.randn(7, 7, 8).double()
+    found = rel_pos._folded_in_groups(q, k, v, rows, columns)
+    torch.testing.assert_close(found, relative_attention(q, k, v, rows, columns), rtol=0, atol=1e-12)
+
+
 def test_no_array_of_all_scores_is_ever_made() -> None:
     """At 24 x 24 tokens and 2 heads: nothing larger than a block, forward or backward."""
     sizes: list[int] = []

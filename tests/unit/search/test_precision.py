@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from semseg_automl.search import facts
 from semseg_automl.search.facts import probe_speed
@@ -51,3 +52,20 @@ def test_with_a_limit_the_faster_one_is_taken(monkeypatch: pytest.MonkeyPatch) -
     assert chosen(monkeypatch, 600.0, 0.5, native=False) == "32-true"
     assert chosen(monkeypatch, 10.0, 0.5) == "32-true"  # no time to measure two
     assert chosen(monkeypatch, 600.0, 0.5, accelerator="mps") == "32-true"
+
+
+def test_a_device_without_memory_for_a_product_is_told_by_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on a full GPU: the small product failed before the step that says so in words."""
+
+    def full(*_arguments: Any) -> bool:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(facts, "matmul_pays", full)
+    assert facts._precisions(replace(JOB, accelerator="cpu"), 600.0) == ("32-true",)
+
+    def broken(*_arguments: Any) -> bool:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(facts, "matmul_pays", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        facts._precisions(replace(JOB, accelerator="cpu"), 600.0)
