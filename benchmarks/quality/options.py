@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.apart import run_apart
-from benchmarks.quality.trainings import Order, Training, execute, keep, side_by_side
+from benchmarks.quality.trainings import Order, Training, execute, keep, side_by_side, told
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "options", HERE / "options.md"
@@ -93,17 +92,9 @@ def page() -> str:
                     for seed, s in mine.items()
                     if (name, DEFAULT, seed) in scores
                 }
-            cells.append(_told(list(mine.values()), signed=option != DEFAULT))
+            cells.append(told(list(mine.values()), signed=option != DEFAULT))
         lines.append(f"| {option} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _told(values: list[float], *, signed: bool) -> str:
-    """Mean, standard error and number."""
-    if not values:
-        return "-"
-    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{'+' if signed else ''}.3f}{error} ({len(values)})"
 
 
 def main() -> int:

@@ -15,13 +15,12 @@ import argparse
 import itertools
 import json
 import math
-import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.trainings import Order, Training, side_by_side
+from benchmarks.quality.trainings import Order, Training, side_by_side, told
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "recipes", HERE / "recipes.md"
@@ -30,7 +29,8 @@ VIDEOS = (
     *(1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228),
     *(253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467, 479),
 )
-"""First frame of each video, from the data set's own description (Bernal et al., 2015, CVC-ClinicDB)."""
+"""First frame of each video of CVC-ClinicDB (Bernal et al., 2015). Checked on the pictures: at each the mean
+difference from the frame before is 1.6 to 4 times the median of such differences."""
 FRAMES = 503
 FOLDS = 6
 DEFAULT = "default"
@@ -119,10 +119,7 @@ def _cell(kept: dict[tuple[str, int, int], dict[str, Any]], recipe: str, of: str
         base = kept.get((DEFAULT, fold, seed))
         if name == recipe and base is not None:
             values.append(result[of] - (base[of] if recipe != DEFAULT else 0.0))
-    if not values:
-        return "-"
-    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{'' if recipe == DEFAULT else '+'}.3f}{error} ({len(values)})"
+    return told(values, signed=recipe != DEFAULT)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import json
 import math
 import multiprocessing
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def execute(training: Training) -> dict[str, Any]:
     train, val, test = tables(training)
     changes = dict(training.hyperparameters)
     if training.steps is not None:
-        train = in_steps(train, training.steps, training.seed)
+        train = table_of_steps(train, training.steps, training.seed)
         changes["max_epochs"] = 1
     with tempfile.TemporaryDirectory() as folder:
         seg = SemanticSegmentor(
@@ -119,7 +120,7 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path).map(lambda name: str(path.parent / name))
 
 
-def in_steps(table: pd.DataFrame, steps: int, seed: int) -> pd.DataFrame:
+def table_of_steps(table: pd.DataFrame, steps: int, seed: int) -> pd.DataFrame:
     """A table whose single epoch has ``steps`` steps: the pictures in random orders, one after the other."""
     import pandas as pd
 
@@ -134,6 +135,14 @@ def keep(result: dict[str, Any], path: Path) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def told(values: Sequence[float], *, signed: bool = False) -> str:
+    """Mean, standard error of the mean and number, for a table; a dash for none."""
+    if not values:
+        return "-"
+    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{'+' if signed else ''}.3f}{error} ({len(values)})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ of the keys, which the flash kernels ask for; "narrow": values as they are. "lib
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from interleave import RESULTS, interleaved, spread
-from run import circumstances
+from interleave import interleaved, spread, write
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -105,7 +103,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="of wall clock, about")
-    parser.add_argument("--output", type=Path, default=RESULTS / "gpu_attention.json")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA device")
@@ -114,10 +112,7 @@ def main() -> int:
         for precision in DTYPES:
             cases.append(measure(case, precision, share))
             give_back_memory("cuda")
-    text = json.dumps({"cases": cases, "gpu": describe_gpus()[0]} | circumstances(), indent=2)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write("gpu_attention", {"cases": cases, "gpu": describe_gpus()[0]}, arguments.output)
     return 0
 
 

@@ -14,7 +14,6 @@ not suffice are named in ``skipped``. No bar: the figures are a first measuremen
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -27,8 +26,7 @@ import numpy as np
 import torch
 from adapter_step import VARIANTS, loss_of, network_of
 from gpu_profile import profile
-from interleave import RESULTS, interleaved, ratio, spread
-from run import circumstances
+from interleave import interleaved, ratio, spread, write
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.data.labels import LabelMap
@@ -179,7 +177,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=90.0, help="of wall clock, about")
-    parser.add_argument("--output", type=Path, default=RESULTS / "gpu_step.json")
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--case", nargs="+", default=list(CASES), help="encoder:size:batch")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -193,10 +191,7 @@ def main() -> int:
             "convolution": torch.backends.cudnn.allow_tf32,
         },
     }
-    text = json.dumps(result | circumstances(), indent=2)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write("gpu_step", result, arguments.output)
     return 0
 
 

@@ -42,9 +42,10 @@ def ratio(ours: list[float], twin: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(ours, twin, strict=True)), 3)
 
 
-def write(name: str, result: dict[str, Any]) -> None:
-    """Write results/NAME.json and print it."""
-    RESULTS.mkdir(exist_ok=True)
+def write(name: str, result: dict[str, Any], path: Path | None = None) -> None:
+    """Write results/NAME.json (or ``path``) and print it."""
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**result, **circumstances()}, indent=2)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -24,7 +24,7 @@ from benchmarks.quality.adapters import (
     pending,
     steps_of,
 )
-from benchmarks.quality.trainings import BATCH, Order, Training, in_steps, keep, side_by_side
+from benchmarks.quality.trainings import BATCH, Order, Training, keep, side_by_side, table_of_steps
 from semseg_automl.core.config import RunConfig
 from semseg_automl.estimator._rules import check_hyperparameter
 from semseg_automl.metrics.registry import METRICS
@@ -125,13 +125,13 @@ def test_by_steps_each_run_has_what_two_minutes_hold(tmp_path: Path) -> None:
 
 def test_a_table_of_steps_shows_every_picture_about_equally_often() -> None:
     table = pd.DataFrame({"image": list("abcde"), "label": list("abcde")})
-    found = in_steps(table, steps=3, seed=0)  # 12 rows of 5 pictures
+    found = table_of_steps(table, steps=3, seed=0)  # 12 rows of 5 pictures
     assert len(found) == 3 * BATCH and set(found["image"].value_counts()) <= {2, 3}
     assert sorted(found["image"][:5]) == list("abcde") and list(found["image"][:5]) != list(
         found["image"][5:10]
     )
-    assert in_steps(table, steps=3, seed=0).equals(found)
-    assert not in_steps(table, steps=3, seed=1).equals(found)
+    assert table_of_steps(table, steps=3, seed=0).equals(found)
+    assert not table_of_steps(table, steps=3, seed=1).equals(found)
 
 
 def test_several_at_once_keep_results_and_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
