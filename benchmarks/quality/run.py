@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+VIEWS = ("none", "mirror", "scales")
+"""Ways to predict (``tta``), compared on the validation table; the test table is scored the default way."""
 
 
 def experiment(name: str) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def run(name: str) -> dict[str, Any]:
         table = seg.evaluate(data / "test.csv", confidence=0.95)
         scores = table["value"].to_dict()
         ended = time.perf_counter()
+        views = {name: seg.evaluate(data / "val.csv", spec["metric"], tta=name) for name in VIEWS}
         summary = seg.fit_summary(show=False)
         size = sum(f.stat().st_size for f in seg.path_.rglob("*") if f.is_file())
         per_class = {"foreground": round(scores["iou"], 4)} if "iou" in scores else classes(seg, data)
@@ -64,6 +67,9 @@ def run(name: str) -> dict[str, Any]:
         "test_interval_95": {k: [round(float(v), 4) for v in table.loc[k, ["low", "high"]]] for k in scores},
         "test_iou_per_class": per_class,
         "validation_score": round(summary["score_val"], 4),
+        "validation_of_views": {
+            name: round(float(found[spec["metric"]]), 4) for name, found in views.items()
+        },
         "threshold": summary["threshold"],
         "fit_seconds": round(fitted - before, 2),
         "seconds_outside_steps_share": round(1 - inside / (fitted - before), 4),
