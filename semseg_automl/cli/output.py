@@ -50,11 +50,14 @@ def _plain(value: Any) -> Any:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """One dict per row of a table, in its order."""
-    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(k): v for k, v in row.items()} for row in rows]
 
 
 def table(frame: pd.DataFrame) -> str:
     """A table as aligned text; what is not known is a dash."""
+    whole = [k for k, dtype in frame.dtypes.items() if str(dtype) == "Int64"]  # for which na_rep is not asked
+    frame = frame.assign(**{str(k): frame[k].astype(object).where(frame[k].notna()) for k in whole})
     return frame.to_string(index=False, na_rep="-", float_format="{:.4g}".format)
 
 

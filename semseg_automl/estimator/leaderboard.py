@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from semseg_automl.core.config import hyperparameter_names
+from semseg_automl.core.config import RunConfig, hyperparameter_names
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import check_table
 from semseg_automl.estimator.baseline import NAME as BASELINE
@@ -29,10 +29,16 @@ def leaderboard_frame(seg: SemanticSegmentor, data: Any = None) -> pd.DataFrame:
     if data is not None:
         frame["score_test"] = [_test_score(seg, row, data) for row in seg._rows]
         columns.insert(2, "score_test")
-    frame = frame.reindex(columns=columns)
+    frame = _whole_numbers(frame.reindex(columns=columns))
     return frame.sort_values(
         "score_val", ascending=False, na_position="last", kind="stable", ignore_index=True
     )
+
+
+def _whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Hyperparameters that are integers, as such: the baseline has none, which would make floats of them."""
+    whole = [name for name, value in RunConfig().flat().items() if type(value) is int]
+    return frame.astype({k: "Int64" for k in whole if pd.api.types.is_float_dtype(frame[k])})
 
 
 def _flat(row: ModelRow) -> dict[str, Any]:

@@ -152,9 +152,12 @@ def test_leaderboard(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     frame = SemanticSegmentor.load(place.model, verbosity=0).leaderboard()
     assert [row["model"] for row in rows] == list(frame["model"])
     assert list(rows[0]) == list(frame.columns)
+    last = next(row for row in rows if row["model"] == "majority_class")
+    assert [type(rows[0]["rank"]), type(rows[0]["learning_rate"]), last["rank"]] == [int, float, None]
+    assert frame["rank"].dtype == frame["batch_size"].dtype == "Int64"
     assert main(["leaderboard", str(place.model)]) == 0
     text = capsys.readouterr().out
-    assert all(model in text for model in frame["model"]) and "NaN" not in text
+    assert all(model in text for model in frame["model"]) and "NaN" not in text and "<NA>" not in text
 
 
 def test_leaderboard_of_a_test_table(
