@@ -19,6 +19,7 @@ from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper, telling_wha
 from semseg_automl.estimator._lock import hold
 from semseg_automl.estimator._resolve import find_preset, resolve_request
 from semseg_automl.estimator._tables import Tables, prepare_tables
+from semseg_automl.estimator._windows import cut_large_pictures
 from semseg_automl.metrics.registry import check_metric_name, resolve_metric
 from semseg_automl.models.checkpoints import ResolvedWeights, named_backbone, resolve_weights
 from semseg_automl.models.choose import choose_backbone
@@ -133,6 +134,9 @@ def _fit_into(
     if spent:
         _LOG.info("Going on after %.0f s of earlier runs.", spent)
         budget = Budget(request.time_limit, started=args.started - spent)
+    if "image_size" not in request.given and files.path is not None:
+        tables = cut_large_pictures(tables, files.path, budget.remaining(), request.seed)
+        problem = replace(problem, tables=tables)
     ended = earlier if earlier is not None and earlier.summary else None  # else of this very fit, killed
     request, init = _start_from(args.init_from, ended, tables, request, weights.name)
     job = _job(request, problem, init)
@@ -264,7 +268,9 @@ def _run(
     log: FitLog,
 ) -> Outcome:
     """The search, with Ctrl-C and SIGTERM caught, a progress bar and the loggers."""
-    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
+    print_ = replace(
+        fingerprint(tables.train, tables.val, tables.label_map, tables.scan), cut_from=tables.cut_from
+    )
     with catch_interrupt(stop), progress_bar(request.verbosity >= 2, budget) as show:
 
         def progress(event: Mapping[str, Any]) -> None:

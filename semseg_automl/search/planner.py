@@ -39,6 +39,10 @@ SMALL_SHARE, SMALL_STEPS, SMALL_SIDE = 0.6, 50, 192
 least so many pixels a side), if so many steps would fit at full size alone: the change must not come in the
 last moment. leaf_disease, half of the usual time, two splits of its training tables: IoU 0.572 and 0.680
 with it, 0.526 and 0.614 without."""
+LARGE, FINE = 2 * MAX_SIDE, 4.0
+"""Pictures with a longer side are cut into windows of ``MAX_SIDE``, at their own size, where their thinnest
+class would be thinner than so many pixels if they were resized to that. The cracks of crack_forest are 2.7
+pixels thick, and 3.9 once the plan for thin things has enlarged them."""
 RARE, CLASS_CROPS = 0.01, 1 / 3
 """Where a class has less than this share of the pixels, and a crop shows less than half of a picture, so many
 of the crops are laid around a class (the share that Isensee et al., nnU-Net, 2021, use)."""
@@ -60,7 +64,8 @@ class Fingerprint:
     """Facts about the tables. ``height`` and ``width`` are medians; ``foreground`` is the share of
     labelled pixels that are not of the most frequent class, ``thinness`` the thickness of the
     thinnest class as a share of the long side (``data.fingerprint.thinnest_class``), ``rarest`` the share
-    of labelled pixels of the rarest class that occurs."""
+    of labelled pixels of the rarest class that occurs. ``cut_from``: median (H, W) of the pictures of which
+    these are windows, None where they are whole."""
 
     n_train: int
     n_val: int
@@ -70,6 +75,7 @@ class Fingerprint:
     foreground: float
     thinness: float
     rarest: float = 1.0
+    cut_from: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,16 @@ def natural_side(print_: Fingerprint, factor: float = 1.0) -> int:
     return round(min(MAX_SIDE, max(MIN_SIDE, side * factor)) / STRIDE) * STRIDE
 
 
+def finest_pixels(print_: Fingerprint) -> float:
+    """Thickness of the thinnest class, in pixels, in pictures resized to the largest side of a plan."""
+    return print_.thinness * min(MAX_SIDE, max(print_.height, print_.width))
+
+
+def wants_windows(print_: Fingerprint) -> bool:
+    """Whether training should see windows of the pictures, since resizing them would lose what is thin."""
+    return max(print_.height, print_.width) > LARGE and finest_pixels(print_) < FINE
+
+
 def train_crop(print_: Fingerprint, side: int, limit: int = MAX_CROP) -> tuple[int, int]:
     """Size (h, w) of the training crops: the median picture at ``side``, at most ``limit`` each way.
 
@@ -178,7 +194,7 @@ def make_plan(
 
     ``workers`` processes may train trials side by side, each at the speed of the probe.
     """
-    config, reasons = request.config, []
+    config, reasons = request.config, _windows_in_words(print_)
     side = side_of(config.model.image_size)
     if "image_size" not in request.given:
         scale = natural_side(print_, request.size_factor) / max(print_.height, print_.width)
@@ -205,6 +221,15 @@ def make_plan(
     sample = full * mean_cost(config.optim.small_share, config.optim.small_scale)
     validation = print_.n_val * train_pixels(print_, side, None) * probe.predict_seconds_per_mpx
     return _schedule(request, config, print_, probe, remaining, workers, sample, validation, reasons)
+
+
+def _windows_in_words(print_: Fingerprint) -> list[str]:
+    """What was cut before planning, if anything was."""
+    if print_.cut_from is None:
+        return []
+    h, w = print_.cut_from
+    windows = f"windows of {print_.height} x {print_.width}"
+    return [f"pictures of {h} x {w} are cut into {windows}: resized, thin things would vanish"]
 
 
 def misses_classes(print_: Fingerprint, side: int, crop: ImageSize | None) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from semseg_automl.core.config import RunConfig
 from semseg_automl.search.planner import (
     CLASS_CROPS,
+    LARGE,
     LEAST_SAMPLES,
     LEAST_SIDE,
     MAX_CROP,
@@ -34,6 +35,7 @@ from semseg_automl.search.planner import (
     natural_side,
     train_crop,
     train_pixels,
+    wants_windows,
 )
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.rungs import ETA, MAX_CHAINS, chain_cost
@@ -73,6 +75,31 @@ def test_every_plan_is_possible(facts: Fingerprint, probe: Probe, seconds: float
     assert found == plan(facts, probe, seconds)  # pure
     assert found.rungs[-1] == found.horizon and list(found.rungs) == sorted(found.rungs)
     assert found.trials >= ETA ** (len(found.rungs) - 1)  # or none would reach the last rung
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "thickness", "cut"),
+    [
+        (4000, 6000, 10, True),  # 1.7 pixels at 1024
+        (6000, 4000, 10, True),
+        (4000, 6000, 30, False),  # 5.1 pixels are enough
+        (300, LARGE, 2, False),  # not large
+        (300, LARGE + 1, 2, True),
+        (20_000, 20_000, 77, True),
+        (20_000, 20_000, 80, False),
+    ],
+)
+def test_large_pictures_are_cut_where_things_would_vanish(
+    height: int, width: int, thickness: float, cut: bool
+) -> None:
+    thinness = thickness / max(height, width)
+    assert wants_windows(replace(FACTS, height=height, width=width, thinness=thinness)) == cut
+
+
+def test_windows_are_told_in_the_plan() -> None:
+    windows = replace(FACTS, height=1000, width=1000, cut_from=(4000, 6000))
+    assert plan(windows).reasons[0].startswith("pictures of 4000 x 6000 are cut into windows of 1000 x 1000")
+    assert plan(windows).config == plan(replace(windows, cut_from=None)).config
 
 
 def test_tiny_set() -> None:

@@ -1,0 +1,107 @@
+"""Tables of pictures so large that what is thin in them would vanish: training gets windows of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from semseg_automl.artifacts.layout import replace_file
+from semseg_automl.core.errors import DataError
+from semseg_automl.core.log import get_logger
+from semseg_automl.data.cutting import CutRule, cut_samples
+from semseg_automl.data.fingerprint import PictureSizes
+from semseg_automl.data.frame import Samples
+from semseg_automl.data.images import network_channels
+from semseg_automl.data.sample_files import read_samples, write_samples
+from semseg_automl.estimator._tables import Tables
+from semseg_automl.search.facts import fingerprint
+from semseg_automl.search.planner import LARGE, MAX_SIDE, finest_pixels, wants_windows
+
+_LOG = get_logger("estimator")
+FOLDER, LIST = "windows", "windows.json"
+MOST = {"train": 4000, "val": 200}
+"""Windows at most: some 8 GB of disk; as many validation pictures as a split takes."""
+SHARE = {"train": 0.07, "val": 0.03}
+"""Of the remaining time, after which no further picture is cut."""
+DISK_SHARE = 0.5
+"""Of the free disk that windows may fill, counted as if they were not compressed."""
+
+
+def cut_large_pictures(tables: Tables, folder: Path, remaining: float, seed: int) -> Tables:
+    """The tables with windows in the place of large pictures, or as they are where nothing would be lost.
+
+    What was cut before in ``folder`` is used again. Where cutting fails (a full disk, masks that a PNG can't
+    hold) or there is no room, that is said and pictures are resized whole.
+    """
+    if max(PictureSizes.of(tables.train.sizes).median) <= LARGE:
+        return tables
+    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
+    if not wants_windows(print_):
+        return tables
+    lost = (
+        f"Pictures of {print_.height} x {print_.width} pixels: resized to {MAX_SIDE}, their thinnest class "
+        f"would be {finest_pixels(print_):.1f} pixels thick"
+    )
+    if network_channels(tables.scaling) > 3:
+        _LOG.warning("%s. Pictures of more than three channels are not cut: cut them yourself.", lost)
+        return tables
+    where = folder / FOLDER
+    found = _known(where, tables) or _cut(tables, where, remaining, seed, lost)
+    if found is None:
+        return tables
+    train, val = found
+    _LOG.info(
+        "%s. Training sees %d windows of at most %d, validation %d.", lost, len(train), MAX_SIDE, len(val)
+    )
+    return replace(tables, train=train, val=val, cut_from=(print_.height, print_.width))
+
+
+def _cut(
+    tables: Tables, where: Path, remaining: float, seed: int, lost: str
+) -> tuple[Samples, Samples] | None:
+    """Write the windows and a list of them; None if that failed."""
+    parts = {"val": tables.val, "train": tables.train}
+    found: dict[str, Samples] = {}
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        room = int(DISK_SHARE * shutil.disk_usage(where).free / (MAX_SIDE * MAX_SIDE * 4))  # RGB and mask
+        for name, samples in parts.items():
+            most = min(MOST[name], room // 2)
+            if most < len(samples):
+                raise DataError(f"there is room for {2 * most} windows on the disk of {where}")
+            rule = CutRule(side=MAX_SIDE, most=most, balanced=name == "train", seed=seed)
+            folder = where / name
+            folder.mkdir(exist_ok=True)
+            until = time.monotonic() + SHARE[name] * remaining
+            found[name] = cut_samples(samples, folder, tables.label_map, tables.scaling, rule, until)
+            if not len(found[name]):
+                raise DataError(f"no window of the {name} pictures holds a labelled pixel")
+        stored: dict[str, Any] = {"of": _of(tables)}
+        stored |= {name: write_samples(part, where / f"{name}.bin") for name, part in found.items()}
+        replace_file(where / LIST, json.dumps(stored).encode())
+    except (DataError, OSError) as error:
+        _LOG.warning("%s, and they can't be cut (%s): small things may be missed.", lost, error)
+        shutil.rmtree(where, ignore_errors=True)
+        return None
+    return found["train"], found["val"]
+
+
+def _known(where: Path, tables: Tables) -> tuple[Samples, Samples] | None:
+    """What an earlier run of this fit has cut, if it is complete and of these pictures."""
+    try:
+        stored = json.loads((where / LIST).read_text(encoding="utf-8"))
+        if stored["of"] != _of(tables):
+            return None
+        train, val = (read_samples(stored[name], where / f"{name}.bin") for name in ("train", "val"))
+    except (OSError, ValueError, KeyError, TypeError):  # nothing there, or cut short: it is cut anew
+        return None
+    return train, val
+
+
+def _of(tables: Tables) -> list[Any]:
+    """What tells a table's pictures from others: number and sizes, as JSON gives them back."""
+    return [[list(size) for size in part.sizes] for part in (tables.train, tables.val)]
