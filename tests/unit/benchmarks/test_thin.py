@@ -28,7 +28,7 @@ def test_bar_and_table_are_of_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             _keep(Run(set=name, plan="thin", seed=seed), 0.5 + 0.1 * seed)
             _keep(Run(set=name, plan="plain", seed=seed), 0.4)
     assert thin.met()
-    assert f"| {SETS[0]} | thin minus plain | +0.150 ± 0.050 (2) | | |" in thin.page()
+    assert f"| {SETS[0]} | thin minus plain | +0.150 ± 0.050 (2) | +0.150 ± 0.050 (2) | |" in thin.page()
     assert (
         f"| {SETS[0]} | thin | 0.550 ± 0.050 (2) | 0.550 ± 0.050 (2) | image_size 704, trained" in thin.page()
     )
