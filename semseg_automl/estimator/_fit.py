@@ -19,7 +19,7 @@ from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper, telling_wha
 from semseg_automl.estimator._lock import hold
 from semseg_automl.estimator._resolve import find_preset, resolve_request
 from semseg_automl.estimator._tables import Tables, prepare_tables
-from semseg_automl.estimator._windows import cut_large_pictures
+from semseg_automl.estimator._windows import cut_large_pictures, windows_kept_for_resuming
 from semseg_automl.metrics.registry import check_metric_name, resolve_metric
 from semseg_automl.models.checkpoints import ResolvedWeights, named_backbone, resolve_weights
 from semseg_automl.models.choose import choose_backbone
@@ -27,7 +27,7 @@ from semseg_automl.models.devices import DeviceChoice, pick_devices
 from semseg_automl.search.budget import Budget, Interrupt, catch_interrupt
 from semseg_automl.search.facts import fingerprint
 from semseg_automl.search.outcome import Outcome
-from semseg_automl.search.planner import DEFAULT_SEARCH_SECONDS
+from semseg_automl.search.planner import DEFAULT_SEARCH_SECONDS, Fingerprint
 from semseg_automl.search.progress import progress_bar
 from semseg_automl.search.request import FitRequest
 from semseg_automl.search.run_folder import RunFolder
@@ -81,7 +81,8 @@ def fit_segmentor(seg: SemanticSegmentor, args: FitArguments) -> Fitted:
     request = _checked(seg, args)  # wrong arguments are told before any work is done
     budget = Budget(request.time_limit, started=args.started)
     problem = _prepare(seg, args)
-    with hold(problem.folder), telling_what_is_kept(problem.folder):
+    files = RunFolder(problem.folder)
+    with hold(problem.folder), telling_what_is_kept(problem.folder), windows_kept_for_resuming(files):
         return _fit_into(seg, args, problem, request, budget, imported)
 
 
@@ -134,8 +135,9 @@ def _fit_into(
     if spent:
         _LOG.info("Going on after %.0f s of earlier runs.", spent)
         budget = Budget(request.time_limit, started=args.started - spent)
-    if "image_size" not in request.given and files.path is not None:
-        tables = cut_large_pictures(tables, files.path, budget.remaining(), request.seed)
+    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
+    if "image_size" not in {*request.given, *request.spaces} and files.path is not None:
+        tables, print_ = cut_large_pictures(tables, print_, files.path, budget.remaining(), request.seed)
         problem = replace(problem, tables=tables)
     ended = earlier if earlier is not None and earlier.summary else None  # else of this very fit, killed
     request, init = _start_from(args.init_from, ended, tables, request, weights.name)
@@ -154,7 +156,7 @@ def _fit_into(
     stop, log = Interrupt(), FitLog(check_loggers(args.loggers), folder)
     with _held_back(stop):
         try:
-            outcome = _run(request, job, tables, budget, keeper, args.engine, stop, log)
+            outcome = _run(request, job, print_, budget, keeper, args.engine, stop, log)
             fitted = keeper.close(outcome, before, budget.elapsed(), budget.limit)
             files.close()
             return fitted
@@ -260,7 +262,7 @@ def _check_same_problem(earlier: Earlier, tables: Tables, metric: str) -> None:
 def _run(
     request: FitRequest,
     job: TrainJob,
-    tables: Tables,
+    print_: Fingerprint,
     budget: Budget,
     keeper: Keeper,
     engine: str,
@@ -268,9 +270,6 @@ def _run(
     log: FitLog,
 ) -> Outcome:
     """The search, with Ctrl-C and SIGTERM caught, a progress bar and the loggers."""
-    print_ = replace(
-        fingerprint(tables.train, tables.val, tables.label_map, tables.scan), cut_from=tables.cut_from
-    )
     with catch_interrupt(stop), progress_bar(request.verbosity >= 2, budget) as show:
 
         def progress(event: Mapping[str, Any]) -> None:
@@ -282,7 +281,7 @@ def _run(
         )
     log.close(outcome.rows)
     if outcome.study is not None and outcome.best is not None and not stop.requested:
-        needed = 1.5 * outcome.best.predict_seconds * len(tables.val)
+        needed = 1.5 * outcome.best.predict_seconds * len(job.val)
         keeper.verify(job, budget.remaining, needed)
     if stop.requested:
         _LOG.warning("Interrupted: the best model so far is kept in %s.", keeper.folder)

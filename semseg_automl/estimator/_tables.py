@@ -30,17 +30,13 @@ _LOG = get_logger("estimator")
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """Training and validation samples with what was learned about their labels and intensities.
-
-    ``cut_from``: median (H, W) of the user's pictures, where the samples are windows of them.
-    """
+    """Training and validation samples with what was learned about their labels and intensities."""
 
     train: Samples
     val: Samples
     label_map: LabelMap
     scan: LabelScan
     scaling: IntensityScaling | None
-    cut_from: tuple[int, int] | None = None
 
 
 def prepare_tables(

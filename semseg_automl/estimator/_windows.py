@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,13 @@ from semseg_automl.artifacts.layout import replace_file
 from semseg_automl.core.errors import DataError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.cutting import CutRule, cut_samples
-from semseg_automl.data.fingerprint import PictureSizes
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.images import network_channels
 from semseg_automl.data.sample_files import read_samples, write_samples
 from semseg_automl.estimator._tables import Tables
 from semseg_automl.search.facts import fingerprint
-from semseg_automl.search.planner import LARGE, MAX_SIDE, finest_pixels, wants_windows
+from semseg_automl.search.planner import MAX_SIDE, Fingerprint, finest_pixels, wants_windows
+from semseg_automl.search.run_folder import RunFolder
 
 _LOG = get_logger("estimator")
 FOLDER, LIST = "windows", "windows.json"
@@ -31,33 +33,47 @@ DISK_SHARE = 0.5
 """Of the free disk that windows may fill, counted as if they were not compressed."""
 
 
-def cut_large_pictures(tables: Tables, folder: Path, remaining: float, seed: int) -> Tables:
-    """The tables with windows in the place of large pictures, or as they are where nothing would be lost.
+def cut_large_pictures(
+    tables: Tables, print_: Fingerprint, folder: Path, remaining: float, seed: int
+) -> tuple[Tables, Fingerprint]:
+    """Tables with windows in the place of large pictures, and their fingerprint; or both as they are.
 
-    What was cut before in ``folder`` is used again. Where cutting fails (a full disk, masks that a PNG can't
-    hold) or there is no room, that is said and pictures are resized whole.
+    They stay where nothing would be lost. What was cut before in ``folder`` is used again. Where cutting
+    fails (a full disk, masks that a PNG can't hold) or there is no room, that is said and pictures are
+    resized whole.
     """
-    if max(PictureSizes.of(tables.train.sizes).median) <= LARGE:
-        return tables
-    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
     if not wants_windows(print_):
-        return tables
+        return tables, print_
     lost = (
         f"Pictures of {print_.height} x {print_.width} pixels: resized to {MAX_SIDE}, their thinnest class "
         f"would be {finest_pixels(print_):.1f} pixels thick"
     )
     if network_channels(tables.scaling) > 3:
         _LOG.warning("%s. Pictures of more than three channels are not cut: cut them yourself.", lost)
-        return tables
+        return tables, print_
     where = folder / FOLDER
     found = _known(where, tables) or _cut(tables, where, remaining, seed, lost)
     if found is None:
-        return tables
+        return tables, print_
     train, val = found
     _LOG.info(
         "%s. Training sees %d windows of at most %d, validation %d.", lost, len(train), MAX_SIDE, len(val)
     )
-    return replace(tables, train=train, val=val, cut_from=(print_.height, print_.width))
+    windows = fingerprint(train, val, tables.label_map, tables.scan)
+    cut = replace(windows, cut_from=(print_.height, print_.width))
+    return replace(tables, train=train, val=val), cut
+
+
+@contextlib.contextmanager
+def windows_kept_for_resuming(files: RunFolder) -> Iterator[None]:
+    """Remove the windows of a fit that ended, however, before there was a plan to go on with."""
+    try:
+        yield
+    finally:
+        if files.path is not None and not files.is_open:
+            shutil.rmtree(files.path / FOLDER, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not there, or not empty
+                files.path.rmdir()
 
 
 def _cut(

@@ -16,6 +16,8 @@ from semseg_automl import SemanticSegmentor
 from semseg_automl.estimator import _windows
 from semseg_automl.estimator._tables import Tables, prepare_tables
 from semseg_automl.estimator._windows import cut_large_pictures
+from semseg_automl.search.facts import fingerprint
+from semseg_automl.search.planner import Fingerprint
 from tests.integration.quick import tiny
 
 SIZE = (160, 2200)
@@ -45,6 +47,11 @@ def _tables(table: pd.DataFrame) -> Tables:
     return prepare_tables(table, None, None, **columns, **rest)  # type: ignore[arg-type]
 
 
+def _cut(tables: Tables, folder: Path, remaining: float = np.inf) -> tuple[Tables, Fingerprint]:
+    facts = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
+    return cut_large_pictures(tables, facts, folder, remaining, 0)
+
+
 def test_a_fit_sees_windows_and_says_so(
     wires: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,6 +72,19 @@ def test_a_fit_sees_windows_and_says_so(
     assert np.shape(mask) == SIZE and set(np.unique(mask)) <= {0, 7}
 
 
+def test_a_fit_that_fails_before_it_trains_leaves_no_windows(
+    wires: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        assert len(list((tmp_path / "search" / "windows" / "train").iterdir())) == 24  # two files each
+        raise RuntimeError("before training")
+
+    monkeypatch.setattr("semseg_automl.estimator._fit._job", fail)
+    with pytest.raises(RuntimeError, match="before training"):
+        tiny(tmp_path).fit(wires.iloc[:4], tuning_data=wires.iloc[4:], time_limit=10)
+    assert not (tmp_path / "search").exists()
+
+
 def test_who_gives_a_size_gets_it(wires: pd.DataFrame, tmp_path: Path) -> None:
     seg = tiny(tmp_path / "model")
     small = {"image_size": 256, "crop_size": 64, "max_epochs": 1}
@@ -77,14 +97,16 @@ def test_what_is_cut_serves_a_second_run(
     wires: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables = _tables(wires)
-    first = cut_large_pictures(tables, tmp_path, np.inf, 0)
-    assert (len(first.train), len(first.val), first.cut_from) == (9, 6, SIZE)
+    first, facts = _cut(tables, tmp_path)
+    assert (len(first.train), len(first.val), facts.cut_from) == (9, 6, SIZE)
+    assert (facts.n_train, facts.n_val, facts.height, facts.width) == (9, 6, 160, 733)
     monkeypatch.setattr(_windows, "cut_samples", _never)
-    again = cut_large_pictures(tables, tmp_path, np.inf, 0)
+    again, same = _cut(tables, tmp_path)
+    assert same == facts
     assert (again.train.images, again.val.masks) == (first.train.images, first.val.masks)
     assert again.train.sizes == first.train.sizes and list(again.val.index) == list(first.val.index)
     with pytest.raises(AssertionError, match="cut again"):  # other pictures
-        cut_large_pictures(_tables(wires.iloc[:3]), tmp_path, np.inf, 0)
+        _cut(_tables(wires.iloc[:3]), tmp_path)
 
 
 def _never(*_: Any) -> None:
@@ -101,18 +123,18 @@ def test_a_full_disk_is_told_and_pictures_are_seen_whole(
     tables = _tables(wires)
     monkeypatch.setattr(_windows, "cut_samples", _full_disk)
     with caplog.at_level(logging.WARNING, logger="semseg_automl"):
-        assert cut_large_pictures(tables, tmp_path, np.inf, 0) is tables
+        assert _cut(tables, tmp_path)[0] is tables
     assert "they can't be cut ([Errno 28] No space left on device): small things may be missed" in caplog.text
     assert not (tmp_path / "windows").exists()
     monkeypatch.undo()
     monkeypatch.setattr(_windows, "DISK_SHARE", 0.0)
     caplog.clear()
-    assert cut_large_pictures(tables, tmp_path, np.inf, 0) is tables
+    assert _cut(tables, tmp_path)[0] is tables
     assert "there is room for 0 windows" in caplog.text
 
 
 def test_short_of_time_some_pictures_are_cut(wires: pd.DataFrame, tmp_path: Path) -> None:
-    found = cut_large_pictures(_tables(wires), tmp_path, 0.0, 0)
+    found, _ = _cut(_tables(wires), tmp_path, 0.0)
     assert (len(found.train), len(found.val)) == (3, 3)  # of one picture each
 
 
@@ -122,5 +144,5 @@ def test_pictures_of_more_channels_are_left_whole(tmp_path: Path, caplog: pytest
     table = pd.DataFrame({"image": [np.zeros((64, 2100, 5), np.uint8)] * 3, "label": [mask] * 3})
     tables = _tables(table)
     with caplog.at_level(logging.WARNING, logger="semseg_automl"):
-        assert cut_large_pictures(tables, tmp_path, np.inf, 0) is tables
+        assert _cut(tables, tmp_path)[0] is tables
     assert "more than three channels are not cut" in caplog.text
