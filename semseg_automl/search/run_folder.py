@@ -9,6 +9,7 @@
       journal.log                  the trials of a search, as an Optuna journal
       turn.lock                    held by the process that decides what is trained next
       crew/                        what helpers of a search need and say (search.notice)
+      windows/                     PNG files cut out of large pictures (estimator._windows)
 
 A fit that ends well removes it; the journal stays, as ``model/study.log``.
 """
