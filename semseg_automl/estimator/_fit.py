@@ -118,7 +118,7 @@ def _fit_into(
     imported: float,
 ) -> Fitted:
     """Search, train and store; a SIGTERM that comes meanwhile is obeyed when the model is safe."""
-    folder, weights, tables = problem.folder, problem.weights, problem.tables
+    folder, weights = problem.folder, problem.weights
     request = replace(
         request,
         eval_metric=problem.metric,
@@ -135,24 +135,13 @@ def _fit_into(
     if spent:
         _LOG.info("Going on after %.0f s of earlier runs.", spent)
         budget = Budget(request.time_limit, started=args.started - spent)
-    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
-    if "image_size" not in {*request.given, *request.spaces} and files.path is not None:
-        tables, print_ = cut_large_pictures(tables, print_, files.path, budget.remaining(), request.seed)
-        problem = replace(problem, tables=tables)
+    problem, print_ = _looked_at(problem, request, budget.remaining())
     ended = earlier if earlier is not None and earlier.summary else None  # else of this very fit, killed
-    request, init = _start_from(args.init_from, ended, tables, request, weights.name)
+    request, init = _start_from(args.init_from, ended, problem.tables, request, weights.name)
     job = _job(request, problem, init)
     before = {"import": imported, "prepare": time.monotonic() - args.started - imported}
     _LOG.info("Model folder: %s. Backbone: %s (%s).", folder, weights.name, weights.source)
-    keeper = Keeper(
-        folder=folder,
-        tables=tables,
-        weights=weights,
-        metric=problem.metric,
-        facts={"preset": request.preset, "tta": job.tta, **_columns(seg)},
-        device=str(problem.devices),
-        earlier=earlier,
-    )
+    keeper = _keeper(problem, {"preset": request.preset, "tta": job.tta, **_columns(seg)}, earlier)
     stop, log = Interrupt(), FitLog(check_loggers(args.loggers), folder)
     with _held_back(stop):
         try:
@@ -163,6 +152,15 @@ def _fit_into(
         finally:
             if not files.holds_state():  # nothing that resume=True could use
                 files.close()
+
+
+def _looked_at(problem: _Problem, request: FitRequest, remaining: float) -> tuple[_Problem, Fingerprint]:
+    """The tables' fingerprint; where it asks for windows of large pictures, tables of those and theirs."""
+    tables, path = problem.tables, RunFolder(problem.folder).path
+    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
+    if "image_size" not in {*request.given, *request.spaces} and path is not None:
+        tables, print_ = cut_large_pictures(tables, print_, path, remaining, request.seed)
+    return replace(problem, tables=tables), print_
 
 
 @contextlib.contextmanager
@@ -304,6 +302,18 @@ def _start_from(
         _LOG.warning("The saved model decides %s; what was given is not used.", ", ".join(overruled))
     spaces = {name: space for name, space in request.spaces.items() if name not in structural}
     return replace(request, config=config, given=request.given | structural, spaces=spaces), init
+
+
+def _keeper(problem: _Problem, facts: dict[str, Any], earlier: Earlier | None) -> Keeper:
+    return Keeper(
+        folder=problem.folder,
+        tables=problem.tables,
+        weights=problem.weights,
+        metric=problem.metric,
+        facts=facts,
+        device=str(problem.devices),
+        earlier=earlier,
+    )
 
 
 def _job(request: FitRequest, problem: _Problem, init: Any) -> TrainJob:
