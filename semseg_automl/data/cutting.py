@@ -14,12 +14,14 @@ import pandas as pd
 from PIL import Image
 
 from semseg_automl.core.errors import DataError
+from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.images import IntensityScaling, describe, parallel
 from semseg_automl.data.label_map import LabelMap
 from semseg_automl.data.masks import MaskSource, read_raw_mask
 from semseg_automl.data.windows import PictureWindows, check_size
 
+_log = get_logger("data")
 Box = tuple[int, int, int, int]  # first row, behind the last row, first column, behind the last column
 
 
@@ -83,6 +85,8 @@ def cut_samples(
     parts: dict[int, Samples] = {}
     for i in np.random.default_rng(rule.seed).permutation(len(samples)):
         if parts and time.monotonic() > until:
+            found = f"{len(parts)} of {len(samples)} pictures"
+            _log.warning("There was time to cut %s: the others are left out.", found)
             break
         one = samples.subset([int(i)])
         if max(one.sizes[0]) > rule.side:

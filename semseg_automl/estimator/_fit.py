@@ -156,10 +156,11 @@ def _fit_into(
 
 def _looked_at(problem: _Problem, request: FitRequest, remaining: float) -> tuple[_Problem, Fingerprint]:
     """The tables' fingerprint; where it asks for windows of large pictures, tables of those and theirs."""
-    tables, path = problem.tables, RunFolder(problem.folder).path
+    tables = problem.tables
     print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
-    if "image_size" not in {*request.given, *request.spaces} and path is not None:
-        tables, print_ = cut_large_pictures(tables, print_, path, remaining, request.seed)
+    if "image_size" not in {*request.given, *request.spaces}:
+        files = RunFolder(problem.folder)
+        tables, print_ = cut_large_pictures(tables, print_, files, remaining, request.seed)
     return replace(problem, tables=tables), print_
 
 

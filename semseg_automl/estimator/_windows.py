@@ -34,15 +34,15 @@ DISK_SHARE = 0.5
 
 
 def cut_large_pictures(
-    tables: Tables, print_: Fingerprint, folder: Path, remaining: float, seed: int
+    tables: Tables, print_: Fingerprint, files: RunFolder, remaining: float, seed: int
 ) -> tuple[Tables, Fingerprint]:
     """Tables with windows in the place of large pictures, and their fingerprint; or both as they are.
 
-    They stay where nothing would be lost. What was cut before in ``folder`` is used again. Where cutting
-    fails (a full disk, masks that a PNG can't hold) or there is no room, that is said and pictures are
-    resized whole.
+    They stay where nothing would be lost. What an earlier run of the fit has cut is used again; where it
+    planned for whole pictures, they stay whole. Where cutting fails (a full disk, masks that a PNG can't
+    hold) or there is no room, that is said and pictures are resized whole.
     """
-    if not wants_windows(print_):
+    if files.path is None or not wants_windows(print_):
         return tables, print_
     lost = (
         f"Pictures of {print_.height} x {print_.width} pixels: resized to {MAX_SIDE}, their thinnest class "
@@ -51,8 +51,10 @@ def cut_large_pictures(
     if network_channels(tables.scaling) > 3:
         _LOG.warning("%s. Pictures of more than three channels are not cut: cut them yourself.", lost)
         return tables, print_
-    where = folder / FOLDER
-    found = _known(where, tables) or _cut(tables, where, remaining, seed, lost)
+    where = files.path / FOLDER
+    found = _known(where, tables)
+    if found is None and not files.is_open:
+        found = _cut(tables, where, remaining, seed, lost)
     if found is None:
         return tables, print_
     train, val = found

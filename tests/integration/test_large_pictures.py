@@ -18,6 +18,7 @@ from semseg_automl.estimator._tables import Tables, prepare_tables
 from semseg_automl.estimator._windows import cut_large_pictures
 from semseg_automl.search.facts import fingerprint
 from semseg_automl.search.planner import Fingerprint
+from semseg_automl.search.run_folder import PLAN, RunFolder
 from tests.integration.quick import tiny
 
 SIZE = (160, 2200)
@@ -49,7 +50,7 @@ def _tables(table: pd.DataFrame) -> Tables:
 
 def _cut(tables: Tables, folder: Path, remaining: float = np.inf) -> tuple[Tables, Fingerprint]:
     facts = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
-    return cut_large_pictures(tables, facts, folder, remaining, 0)
+    return cut_large_pictures(tables, facts, RunFolder(folder), remaining, 0)
 
 
 def test_a_fit_sees_windows_and_says_so(
@@ -125,7 +126,7 @@ def test_a_full_disk_is_told_and_pictures_are_seen_whole(
     with caplog.at_level(logging.WARNING, logger="semseg_automl"):
         assert _cut(tables, tmp_path)[0] is tables
     assert "they can't be cut ([Errno 28] No space left on device): small things may be missed" in caplog.text
-    assert not (tmp_path / "windows").exists()
+    assert not (tmp_path / "search" / "windows").exists()
     monkeypatch.undo()
     monkeypatch.setattr(_windows, "DISK_SHARE", 0.0)
     caplog.clear()
@@ -133,8 +134,19 @@ def test_a_full_disk_is_told_and_pictures_are_seen_whole(
     assert "there is room for 0 windows" in caplog.text
 
 
-def test_short_of_time_some_pictures_are_cut(wires: pd.DataFrame, tmp_path: Path) -> None:
-    found, _ = _cut(_tables(wires), tmp_path, 0.0)
+def test_a_run_that_planned_for_whole_pictures_keeps_to_them(wires: pd.DataFrame, tmp_path: Path) -> None:
+    tables = _tables(wires)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / PLAN).write_text("{}")  # what a run leaves whose cutting failed
+    assert _cut(tables, tmp_path)[0] is tables
+
+
+def test_short_of_time_some_pictures_are_cut(
+    wires: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="semseg_automl"):
+        found, _ = _cut(_tables(wires), tmp_path, 0.0)
+    assert "time to cut 1 of 3 pictures" in caplog.text and "time to cut 1 of 2 pictures" in caplog.text
     assert (len(found.train), len(found.val)) == (3, 3)  # of one picture each
 
 
