@@ -60,6 +60,7 @@ def run_once(name: str, key: str, script: str, arguments: dict[str, Any]) -> dic
         if done.returncode:
             raise SystemExit(f"{key}: exit status {done.returncode}")
         content["runs"][key] = json.loads(done.stdout.splitlines()[-1])
+        content["runs"][key]["commit"] = circumstances()["commit"]
         store(name, content)
     print(key, json.dumps(content["runs"][key])[:200])
     return content["runs"][key]

@@ -11,6 +11,7 @@ from semseg_automl.search.outcome import row_of
 from semseg_automl.search.session import Session
 from semseg_automl.search.trial import Attempt, run_trial
 from semseg_automl.training.average import average_models, same_weights, score_model
+from semseg_automl.training.checkpoint import spent_seconds
 from semseg_automl.training.job import TrainJob, TrainResult
 
 _LOG = get_logger("search")
@@ -20,9 +21,10 @@ _SAFETY = 1.5  # of the time that scoring the average should take
 
 
 def finish(session: Session) -> None:
-    """Continue the best model, never from nothing, in the time that is left; kept only if better.
+    """Continue the best model, never from nothing, in the time that is left.
 
-    A model that was paused goes on with its optimiser, and its rate falls linearly to 0. One that was
+    What comes of it is kept unless it is surely worse (``Outcome``), the mean of both models only if it is
+    better. A model that was paused goes on with its optimiser, and its rate falls linearly to 0. One that was
     trained to its end starts again at half its rates.
     """
     plan, outcome = session.plan, session.outcome
@@ -33,13 +35,13 @@ def finish(session: Session) -> None:
     if left < (4.0 * scoring if len(plan.rungs) > 1 else FINISH_SHARE * plan.rungs[-1]):
         return
     job = _continued(session, best, left) if _was_paused(session) else _restarted(session, best)
-    before = best.train_seconds + best.val_seconds if job.init is None else 0.0
+    before = outcome.worked(name) if job.init is None else 0.0
     hooks = session.hooks(f"{name}_finished", math.inf, reserve=scoring, report=None)
     attempt = run_trial(job, hooks)
     if attempt.result is not None:
         outcome.follow(attempt.result, session.budget.elapsed())
     row = replace(row_of(f"{name}_finished", job.config, attempt), fit_time=attempt.seconds)
-    if outcome.adopt(row, job.config, attempt.result, before=before):
+    if outcome.adopt(row, job.config, attempt.result, before=before, continued=True):
         session.on_best(outcome)
     if attempt.result is not None:
         _average(session, job, [best, attempt.result], name, scoring)
@@ -59,11 +61,12 @@ def _continued(session: Session, best: TrainResult, left: float) -> TrainJob:
     """From the state on disk, with a decay over all that is left."""
     config = session.outcome.best_config or session.plan.config
     checkpoint = session.files.checkpoint(session.outcome.best_name)
+    spent = None if checkpoint is None else spent_seconds(checkpoint)
     return replace(
         session.job,
         config=config,
         checkpoint=checkpoint,
-        decay=left / (best.seconds + left),
+        decay=left / ((best.seconds if spent is None else spent) + left),
     )
 
 
@@ -98,6 +101,7 @@ def _average(session: Session, job: TrainJob, results: list[TrainResult], name: 
         val_seconds=found.seconds,
         never_predicted=found.never_predicted,
         complete=found.complete,
+        per_image=found.per_image,
     )
     _LOG.info("Mean of the weights before and after the finish: %.4f.", found.score)
     attempt = Attempt(result=result, reason="mean of two models' weights", seconds=found.seconds)

@@ -14,6 +14,13 @@ from semseg_automl.search.study import MAIN
 from semseg_automl.search.trial import Attempt
 from semseg_automl.training.checkpoint import Checkpoint, result_at
 from semseg_automl.training.job import TrainResult
+from semseg_automl.training.select import standard_error
+
+FURTHER = 1.5
+"""A model that was trained for so many times as long as another is kept unless its score is lower by more
+than one standard error of the difference, picture by picture: the rule by which a training chooses among its
+own states (``training.select``). By scores alone a search of 300 s on leaf_disease, which has ten validation
+pictures, ended with a state of 49 s (0.573) and threw away what the same model was after 190 s (0.567)."""
 
 
 @dataclass(kw_only=True)
@@ -44,13 +51,19 @@ class Outcome:
         return self.adopt(row_of(name, config, attempt), config, attempt.result)
 
     def adopt(
-        self, row: ModelRow, config: RunConfig, result: TrainResult | None, *, before: float = 0.0
+        self,
+        row: ModelRow,
+        config: RunConfig,
+        result: TrainResult | None,
+        *,
+        before: float = 0.0,
+        continued: bool = False,
     ) -> bool:
         """Record a model's row, in place of an earlier row of the same name, and its result.
 
         A model that went on and failed keeps the score that it had. One that breaks a limit says so in its
         row, and is the best only as long as none keeps them. ``before``: seconds of work in the result
-        that belong to another row.
+        that belong to another row. ``continued``: it is the best model, trained further.
         """
         complaint = self.limits.complaint(row.peak_memory_mb, row.predict_time)
         if complaint and complaint not in row.reason:
@@ -63,7 +76,7 @@ class Outcome:
         if result is None:
             return False
         self._worked[row.model] = result.train_seconds + result.val_seconds - before
-        better = self.best is None or self._rank(result) > self._rank(self.best)
+        better = self.best is None or self._replaces(result, self.best, continued)
         if better:
             self.best, self.best_config, self.best_name = result, config, row.model
         return better
@@ -72,11 +85,27 @@ class Outcome:
         """Whether a model takes no more memory and time than it may."""
         return self.limits.kept(result.peak_memory_mb, result.predict_seconds)
 
-    def _rank(self, result: TrainResult) -> tuple[bool, bool, bool, float]:
-        """Models in order: those that keep the limits first, then defined scores, then scores of all
-        validation pictures, then the score."""
-        defined = not math.isnan(result.score)
-        return self.keeps_limits(result), defined, result.complete, result.score if defined else 0.0
+    def worked(self, name: str) -> float:
+        """Seconds in a model's training and validation steps."""
+        return self._worked.get(name, 0.0)
+
+    def _replaces(self, new: TrainResult, best: TrainResult, continued: bool) -> bool:
+        """Whether a model is better than the best so far: by its score if both were trained as long, else the
+        one that was trained for longer unless it is surely worse."""
+        ours, theirs = self._rank(new), self._rank(best)
+        if ours != theirs:
+            return ours > theirs
+        noise = standard_error(new, best)
+        if continued or new.seconds >= FURTHER * best.seconds:
+            return new.score >= best.score - noise
+        if best.seconds >= FURTHER * new.seconds:
+            return new.score > best.score + noise
+        return new.score > best.score
+
+    def _rank(self, result: TrainResult) -> tuple[bool, bool, bool]:
+        """Models in order, before their scores: those that keep the limits first, then defined scores, then
+        scores of all validation pictures."""
+        return self.keeps_limits(result), not math.isnan(result.score), result.complete
 
     def follow(self, result: TrainResult, now: float) -> None:
         """Add a result's validations, the run having ended ``now``, to the course of the best score."""

@@ -291,7 +291,8 @@ def _schedule(
     workers = min(workers, trials)
     reasons += _in_words(request, spaces, remaining, trials, workers)
     if len(rungs) > 1:
-        config = _paused(config, request.given, rungs, reasons)
+        step = batch * sample / mean_cost(config.optim.small_share, config.optim.small_scale)
+        config = _paused(config, request.given, rungs, step, reasons)
     max_steps = math.ceil(most / batch) if epochs_fixed else MAX_STEPS
     epochs = max_steps * batch / print_.n_train
     if math.isfinite(horizon):
@@ -337,14 +338,20 @@ def expected_epochs(plan: Plan, print_: Fingerprint, probe: Probe) -> float:
 
 
 def _paused(
-    config: RunConfig, given: frozenset[str], rungs: tuple[float, ...], reasons: list[str]
+    config: RunConfig, given: frozenset[str], rungs: tuple[float, ...], step: float, reasons: list[str]
 ) -> RunConfig:
-    """The configuration of trials that are paused: at one rate and one size, so that rungs are comparable."""
+    """The configuration of trials that are paused: at one rate until the finish.
+
+    Where trainings begin on smaller pictures each leg does, up to ``small_share`` of its end: all that reach
+    a rung were trained alike. Not where the first leg is too short for that; ``step``: seconds of a step at
+    full size.
+    """
     ends = ", ".join(f"{end:.0f}" for end in rungs)
     text = f"trials are paused after {ends} s, the best third goes on each time"
-    if config.optim.small_share and "small_share" not in given:
+    short = _TRAINING_SHARE * rungs[0] < SMALL_STEPS * step
+    if short and config.optim.small_share and "small_share" not in given:
         config = config.replace(small_share=0.0)
-        text += "; in a search, all of it at full size"
+        text += "; all of it at full size, since the first of these is short"
     reasons.append(text)
     return config.replace(schedule="wsd", warmup=RUNG_WARMUP)
 

@@ -28,7 +28,6 @@ from semseg_automl.search.session import Session
 from semseg_automl.search.storage import open_storage
 from semseg_automl.search.study import (
     enqueue_default,
-    enqueue_portfolio,
     in_memory,
     open_study,
     own_sampler,
@@ -290,6 +289,4 @@ def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, res
         go_on(session, study, lambda _trial: True)  # this process holds the folder: no other trains
     else:
         enqueue_default(study, plan.config, plan.spaces)
-        if len(plan.rungs) > 1 and settings.sampler is None:
-            enqueue_portfolio(study, plan.config, plan.spaces, plan.trials)
     return study

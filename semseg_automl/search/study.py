@@ -23,6 +23,8 @@ that it repeats because its process died."""
 SCORE, PRUNED, ROW, WORKER, EXCESS = "score", "pruned_for_good", "row", "worker", "excess"
 """User attributes: score of the model that was kept (greater is better); the pruner ended the chain; its
 row of the leaderboard; the process that trains it; by how much it breaks each limit (``search.limits``)."""
+PLACE = "portfolio"
+"""User attribute: which entry of the portfolio a trial is, the library's own values being 0."""
 _CONSTRAINTS = "constraints"  # where Optuna keeps what a constraints_func answered
 MAIN = "main"
 """The name of the process that runs ``fit``, as a worker."""
@@ -99,7 +101,7 @@ def in_memory(study: optuna.Study) -> optuna.Study:
 
 def enqueue_default(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> None:
     """Make the default configuration the first trial, as far as it lies in the spaces."""
-    _enqueue(study, config.flat(), spaces)
+    _enqueue(study, config.flat(), spaces, {})
 
 
 PORTFOLIO: tuple[dict[str, float], ...] = (
@@ -110,18 +112,21 @@ PORTFOLIO: tuple[dict[str, float], ...] = (
 end, 1 the upper one): a wrong learning rate costs more than anything else that is searched."""
 
 
-def enqueue_portfolio(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space], most: int) -> None:
-    """Queue the library's own values and the portfolio behind the default, ``most`` trials in all.
+def enqueue_from_portfolio(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> bool:
+    """Queue what of the library's own values and the portfolio comes next; False where none is left.
 
-    The same is not tried twice.
+    One at a time, so that a trial that was lost and is queued once more need not wait for all of them.
+    What is in the study already is not tried twice.
     """
     known_good = RunConfig().flat()
     values = {**config.flat(), **{name: known_good[name] for name in spaces}}
-    _enqueue(study, values, spaces, most)
-    for places in PORTFOLIO:
+    begun = [t.user_attrs[PLACE] for t in study.get_trials(deepcopy=False) if PLACE in t.user_attrs]
+    for number, places in enumerate(({}, *PORTFOLIO)):
         changed = {n: place_in(spaces[n], p) for n, p in places.items() if n in spaces}
-        if changed:
-            _enqueue(study, values | changed, spaces, most)
+        new = number > max(begun, default=-1) and (changed or not places)
+        if new and _enqueue(study, values | changed, spaces, {PLACE: number}):
+            return True
+    return False
 
 
 def place_in(space: Space, place: float) -> Any:
@@ -134,14 +139,15 @@ def place_in(space: Space, place: float) -> Any:
 
 
 def _enqueue(
-    study: optuna.Study, flat: Mapping[str, Any], spaces: Mapping[str, Space], most: int = 1
-) -> None:
-    if len(study.get_trials(deepcopy=False)) >= most:
-        return
+    study: optuna.Study, flat: Mapping[str, Any], spaces: Mapping[str, Space], attributes: dict[str, Any]
+) -> bool:
+    """Queue a configuration, as far as it lies in the spaces, unless the study has it; whether it was new."""
     values = {
         name: _as_told(flat[name], space) for name, space in spaces.items() if _inside(flat[name], space)
     }
-    study.enqueue_trial(values, skip_if_exists=True)
+    before = len(study.get_trials(deepcopy=False))
+    study.enqueue_trial(values, user_attrs=attributes, skip_if_exists=True)
+    return len(study.get_trials(deepcopy=False)) > before
 
 
 def _inside(value: Any, space: Space) -> bool:

@@ -28,6 +28,7 @@ from semseg_automl.search.study import (
     ask,
     call_back,
     chains_of,
+    enqueue_from_portfolio,
     is_running,
     others_at_work,
     propose,
@@ -125,7 +126,10 @@ def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: i
         return STOP
     if any_waits(study):
         return GO
-    draining = len(chains) >= most
+    draining, own = len(chains) >= most, settings.sampler is None
+    portfolio = own and len(ends) > 1 and chains and not draining
+    if portfolio and enqueue_from_portfolio(study, session.plan.config, session.plan.spaces):
+        return GO
     chain = promotable(chains, len(ends), draining=draining)
     if chain is not None:
         rung = len(chain.scores)
@@ -135,7 +139,7 @@ def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: i
         return GO
     if draining and (settings.num_trials is not None or not most):
         return WAIT if others_at_work(study, session.worker) else STOP
-    if settings.sampler is None and chains:
+    if own and chains:
         propose(study, session.plan.spaces)
     return GO
 

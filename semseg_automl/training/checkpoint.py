@@ -204,6 +204,7 @@ def result_at(state: Checkpoint, n_train: int, ending: str) -> TrainResult:
         history=state.history,
         never_predicted=best.never_predicted,
         complete=best.complete,
+        per_image=best.per_image,
     )
 
 

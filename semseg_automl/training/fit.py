@@ -343,4 +343,5 @@ def _result(
         history=tuple(coach.history),
         never_predicted=best.never_predicted,
         complete=best.complete,
+        per_image=best.per_image,
     )

@@ -96,7 +96,8 @@ class TrainResult:
     ``state``: "finished", "time", "pruned", "interrupted" or "nan". ``score`` is the eval metric on
     the validation pictures (greater is better), ``threshold`` the binary decision threshold chosen
     there; ``complete`` is False where the clock let only some of the pictures be scored. ``history``
-    holds (step, seconds since start, score). Seconds are wall clock.
+    holds (step, seconds since start, score), ``per_image`` each validation picture's own score. Seconds
+    are wall clock.
     """
 
     state: str
@@ -116,3 +117,4 @@ class TrainResult:
     history: tuple[tuple[int, float, float], ...] = field(default=())
     never_predicted: tuple[int, ...] = ()
     complete: bool = True
+    per_image: tuple[float, ...] = ()

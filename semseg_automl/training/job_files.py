@@ -96,7 +96,7 @@ def read_result(folder: Path) -> TrainResult:
     """Inverse of :func:`write_result`."""
     values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     values["history"] = tuple((int(step), at, score) for step, at, score in values["history"])
-    values["never_predicted"] = tuple(values["never_predicted"])
+    values |= {name: tuple(values[name]) for name in ("never_predicted", "per_image")}
     return TrainResult(model=_take_state(folder / _MODEL), **values)
 
 

@@ -10,6 +10,7 @@ can't be told apart; here it prefers the one whose learning rate has fallen furt
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +20,15 @@ PART = 0.25
 """Share of the validation pictures that is enough to judge weights by, if the clock left no time for all."""
 
 
-def standard_error(first: Validation, second: Validation) -> float:
+class Scored(Protocol):
+    """What has scores of the validation pictures, one each and in their order."""
+
+    @property
+    def per_image(self) -> tuple[float, ...]:
+        """The scores."""
+
+
+def standard_error(first: Scored, second: Scored) -> float:
     """Standard error of the mean difference between two validations' scores of the same pictures.
 
     Pictures where either is NaN are left out; 0 for fewer than two, and where the number of pictures
@@ -30,7 +39,7 @@ def standard_error(first: Validation, second: Validation) -> float:
     return _error(_differences(first, second))
 
 
-def _differences(first: Validation, second: Validation) -> np.ndarray:
+def _differences(first: Scored, second: Scored) -> np.ndarray:
     """First minus second, of the pictures that both have a score of; float64 (n,)."""
     both = min(len(first.per_image), len(second.per_image))
     differences = np.subtract(first.per_image[:both], second.per_image[:both], dtype=np.float64)

@@ -19,7 +19,7 @@ from semseg_automl.search.study import (
     ask,
     chains_of,
     enqueue_default,
-    enqueue_portfolio,
+    enqueue_from_portfolio,
     in_memory,
     open_study,
     place_in,
@@ -118,16 +118,45 @@ def test_the_portfolio_holds_the_known_good_values_whatever_the_default_is() -> 
     study = new()
     wrong = CONFIG.replace(learning_rate=3e-2)
     enqueue_default(study, wrong, SPACES)
-    enqueue_portfolio(study, wrong, SPACES, 9)
+    while enqueue_from_portfolio(study, wrong, SPACES):
+        pass
     queued = [t.system_attrs["fixed_params"] for t in study.trials]
     assert "learning_rate" not in queued[0]  # outside of the space
     assert queued[1] == {"learning_rate": CONFIG.optim.learning_rate, "rank": CONFIG.adapter.rank}
     rates = [q["learning_rate"] for q in queued[1:]]
     assert rates == [pytest.approx(r) for r in (1e-3, 10**-2.5, 10**-3.5)]
-    right = new()
-    enqueue_default(right, CONFIG, SPACES)
-    enqueue_portfolio(right, CONFIG, SPACES, 2)
-    assert len(right.trials) == 2  # the default is not tried twice, and no more than wanted
+
+
+def test_the_default_is_not_tried_twice() -> None:
+    study = new()
+    enqueue_default(study, CONFIG, SPACES)
+    assert enqueue_from_portfolio(study, CONFIG, SPACES)
+    assert [t.system_attrs["fixed_params"]["learning_rate"] for t in study.trials] == [
+        pytest.approx(r) for r in (1e-3, 10**-2.5)
+    ]
+
+
+def test_a_lost_default_is_repeated_before_the_portfolio_goes_on() -> None:
+    study = new()
+    enqueue_default(study, CONFIG, SPACES)
+    ask(study, CONFIG, SPACES)  # and its process is killed
+    assert requeue_stale(study, lambda _trial: True) == [0]
+    again, config = ask(study, CONFIG, SPACES)
+    assert study.trials[again.number].user_attrs["requeue_of"] == 0 and config == CONFIG
+    assert enqueue_from_portfolio(study, CONFIG, SPACES)
+
+
+def test_an_entry_of_the_portfolio_that_was_lost_is_repeated_and_not_queued_anew() -> None:
+    study = new()
+    enqueue_default(study, CONFIG, SPACES)
+    trained(study, 0.4)
+    enqueue_from_portfolio(study, CONFIG, SPACES)
+    ask(study, CONFIG, SPACES)  # and its process is killed
+    requeue_stale(study, lambda _trial: True)
+    trained(study, 0.5)
+    enqueue_from_portfolio(study, CONFIG, SPACES)
+    assert trained(study, 0.5)[1].optim.learning_rate == pytest.approx(10**-3.5)
+    assert not enqueue_from_portfolio(study, CONFIG, SPACES)
 
 
 @pytest.mark.parametrize(

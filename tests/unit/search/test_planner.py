@@ -22,6 +22,7 @@ from semseg_automl.search.planner import (
     RUNG_VALIDATIONS,
     SHORTEST_RUNG,
     SMALL_SHARE,
+    SMALL_STEPS,
     STRIDE,
     THIN_SAMPLES,
     WANTED_SAMPLES,
@@ -256,6 +257,19 @@ def test_mean_cost_is_time_over_samples() -> None:
     assert mean_cost(0.0, 0.5) == 1.0
 
 
+def test_paused_trials_begin_on_smaller_pictures_unless_their_first_leg_is_short() -> None:
+    thick, hour = replace(FACTS, thinness=0.06), {"probe": LAPTOP, "seconds": NIGHT}
+    long = plan(thick, **hour)
+    assert len(long.rungs) > 1 and long.config.optim.small_share == SMALL_SHARE
+    short = plan(thick, **hour, tune=TuneSettings(num_trials=200))
+    h, w = short.config.optim.crop_size  # type: ignore[misc]
+    step = 4 * h * w / 1e6 * LAPTOP.train_seconds_per_mpx
+    assert len(short.rungs) > 1 and 0.85 * short.rungs[0] < SMALL_STEPS * step  # or this tests nothing
+    assert short.config.optim.small_share == 0.0 and "full size" in " ".join(short.reasons)
+    kept = plan(thick, **hour, tune=TuneSettings(num_trials=200), hyper={"small_share": 0.3})
+    assert kept.config.optim.small_share == 0.3
+
+
 RARE = replace(FACTS, n_classes=12, foreground=0.001)
 THICK = replace(FACTS, thinness=0.06)
 MINUTE, NIGHT = 60.0, 8 * 3600.0
@@ -280,7 +294,6 @@ def test_rungs(facts: Fingerprint, probe: Probe, seconds: float, rungs: int) -> 
     found = plan(facts, probe, seconds)
     assert len(found.rungs) == rungs
     if rungs > 1:
-        assert found.config.optim.small_share == 0.0  # one size
         assert found.rungs[0] >= SHORTEST_RUNG and found.config.optim.schedule == "wsd"
         assert "paused" in " ".join(found.reasons)
     else:
