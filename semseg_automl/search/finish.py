@@ -32,18 +32,19 @@ def finish(session: Session) -> None:
     if best is None or session.stop() or not math.isfinite(left):
         return
     name, scoring = outcome.best_name, _SAFETY * best.predict_seconds * _pictures(session)
-    if left < (4.0 * scoring if len(plan.rungs) > 1 else FINISH_SHARE * plan.rungs[-1]):
+    if left < (2.0 * scoring if len(plan.rungs) > 1 else FINISH_SHARE * plan.rungs[-1]):
         return
+    averaging = left >= 4.0 * scoring
     job = _continued(session, best, left) if _was_paused(session) else _restarted(session, best)
     before = outcome.worked(name) if job.init is None else 0.0
-    hooks = session.hooks(f"{name}_finished", math.inf, reserve=scoring, report=None)
+    hooks = session.hooks(f"{name}_finished", math.inf, reserve=scoring if averaging else 0.0, report=None)
     attempt = run_trial(job, hooks)
     if attempt.result is not None:
         outcome.follow(attempt.result, session.budget.elapsed())
     row = replace(row_of(f"{name}_finished", job.config, attempt), fit_time=attempt.seconds)
     if outcome.adopt(row, job.config, attempt.result, before=before, continued=True):
         session.on_best(outcome)
-    if attempt.result is not None:
+    if attempt.result is not None and averaging:
         _average(session, job, [best, attempt.result], name, scoring)
 
 

@@ -52,6 +52,9 @@ MAX_TRIALS = 20
 """Planned trials at most: where more would fit, each gets more time instead."""
 SHORTEST_RUNG, RUNG_VALIDATIONS = 20.0, 8.0
 """A rung takes so many seconds at least (the network is built anew for each), and so many validations."""
+LOOK_SHARE, LOOK_VALIDATIONS = 0.1, 6.0
+"""Where a search was asked for in a time that does not hold two decent trainings, ``ETA`` configurations are
+looked at for this share of it each (or so many validations), and the best one has the rest."""
 RUNG_WARMUP = 0.15
 """Share of the first rung over which learning rates rise."""
 DEFAULT_SEARCH_SECONDS = 3600.0
@@ -286,7 +289,8 @@ def _schedule(
     horizon = remaining if trials == 1 else min(searching, workers * searching / trials)
     rungs: tuple[float, ...] = (horizon,)
     if trials > 1 and not epochs_fixed and _may_pause(request):
-        trials, rungs = _plan_rungs(request, trials, searching, workers, horizon, validation)
+        looks = _looks(request, searching, workers, one, validation)
+        trials, rungs = looks or _plan_rungs(request, trials, searching, workers, horizon, validation)
         horizon = rungs[-1]
     workers = min(workers, trials)
     reasons += _in_words(request, spaces, remaining, trials, workers)
@@ -363,6 +367,20 @@ def _may_pause(request: FitRequest) -> bool:
     adapters = space.choices if isinstance(space, Categorical) else (request.config.adapter.adapter,)
     free = tune is not None and tune.pruner is None and not {"schedule", "warmup"} & request.given
     return free and "full" not in adapters
+
+
+def _looks(
+    request: FitRequest, seconds: float, workers: int, decent: float, validation: float
+) -> tuple[int, tuple[float, ...]] | None:
+    """As :func:`_plan_rungs`, where the time is too short for two decent trainings; None where it is not,
+    where it is too short even for this, and where a number of trials is wanted or several processes train.
+    """
+    wanted = request.tune.num_trials if request.tune is not None else None
+    look = max(SHORTEST_RUNG, LOOK_SHARE * seconds, LOOK_VALIDATIONS * validation)
+    rest = seconds - (ETA - 1) * look
+    if wanted is not None or workers > 1 or seconds >= 2.0 * decent or rest < ETA * look:
+        return None
+    return ETA, (look, rest)
 
 
 def _plan_rungs(

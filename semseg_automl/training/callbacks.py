@@ -7,7 +7,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -106,9 +106,10 @@ class Coach(lightning.Callback):
         self.history: list[tuple[int, float, float]] = []
         self.state = "finished"
         self.step_seconds: list[float] = []
+        self._full_size: list[float] = []  # what each step would have taken on pictures at full size
         self.wait_seconds = 0.0  # between the end of a step and the next batch
         self.val_seconds = 0.0
-        self.val_cost = 0.0  # of the latest complete pass
+        self.val_cost = 0.0  # of the latest pass; if it was cut short, of a whole one at its pace
         self._next = math.nan
         self._last_step = -1
         self._first_step = 0
@@ -169,6 +170,7 @@ class Coach(lightning.Callback):
         """After each micro-batch: time it; after each optimiser step: decide what comes next."""
         now = time.perf_counter()
         self.step_seconds.append(now - self._tick)
+        self._full_size.append(self.step_seconds[-1] / module.pixel_share)
         step = self.steps(trainer)
         if step != self._seen:
             self._seen = step
@@ -232,17 +234,16 @@ class Coach(lightning.Callback):
         return left <= 2.2 * self.validation_estimate() + _FEW_STEPS * per_step
 
     def validation_estimate(self) -> float:
-        """Seconds that a validation takes: the latest, or a guess from the step time."""
+        """Seconds that a validation takes: the latest, or a guess from the time of steps at full size."""
         if self.val_cost:
             return self.val_cost
         passes = len(self.dataset) * (1 + self.mirror)
-        return _PREDICT_COST * self.seconds_per_step * passes / max(1, self.micro_batch)
+        return _PREDICT_COST * _typical(self._full_size) * passes / max(1, self.micro_batch)
 
     @property
     def seconds_per_step(self) -> float:
         """Median seconds of a micro-batch after the warm-up steps (of all, in very short runs)."""
-        steps = self.step_seconds[_WARM_UP_STEPS:] or self.step_seconds
-        return statistics.median(steps[-50:]) if steps else math.nan
+        return _typical(self.step_seconds)
 
     def _due(self) -> float:
         """Fraction of the run at which the next validation is due."""
@@ -283,9 +284,8 @@ class Coach(lightning.Callback):
         finally:
             module.average.swap_out()
         self.val_seconds += time.perf_counter() - started
-        if result.complete:
-            self.val_cost = result.seconds
-            self.pacer.reserve = _SLACK * result.seconds
+        self.val_cost = result.seconds * len(self.dataset) / max(1, result.pictures)
+        self.pacer.reserve = _SLACK * self.val_cost
         self.history.append((step, self.pacer.seconds(), result.score))
         self._last_step = step
         self._next = min(1.0, self.pacer.now(step) + self._interval())
@@ -313,6 +313,12 @@ class Coach(lightning.Callback):
     def has_lost_readers(self, error: BaseException) -> bool:
         """Whether a signal to the whole group (Ctrl-C, a cluster's SIGTERM) ended the processes that read."""
         return self.world == 1 and lost_reader(error) is not None and self.hooks.stop_requested()
+
+
+def _typical(seconds: Sequence[float]) -> float:
+    """The median of the latest, without the first ones if there are others; NaN if there are none."""
+    steps = seconds[_WARM_UP_STEPS:] or seconds
+    return statistics.median(steps[-50:]) if steps else math.nan
 
 
 def snapshot(module: SegmentationModule) -> ModelState:

@@ -84,6 +84,7 @@ class SegmentationModule(lightning.LightningModule):
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
         self.average = WeightAverage(segmenter.trainable_parameters(), config.optim.ema_decay)
         self.last_loss = math.nan
+        self.pixel_share = 1.0  # of a picture at full size, that the latest step saw
         self.start = start
         self.decay = decay
         self.first_step = 0
@@ -106,7 +107,9 @@ class SegmentationModule(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
         """Task loss at the mask's resolution plus the weighted balance loss of the adapters."""
         image, mask = batch["image"], batch["mask"]
-        if self.fraction(self.steps) < self.config.optim.small_share:
+        small = self.fraction(self.steps) < self.config.optim.small_share
+        self.pixel_share = self.config.optim.small_scale**2 if small else 1.0
+        if small:
             image, mask = shrink(image, mask, self.config.optim.small_scale)
         loss = self.task_loss(image, mask)
         balance = collect_balance_loss(self.segmenter.adapters)

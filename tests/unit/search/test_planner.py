@@ -300,6 +300,24 @@ def test_rungs(facts: Fingerprint, probe: Probe, seconds: float, rungs: int) -> 
         assert found.config.optim.schedule == "cosine"
 
 
+def test_in_a_short_search_three_are_looked_at_and_one_has_the_rest() -> None:
+    asked = {"auto_tune": False, "probe": LAPTOP, "seconds": 300.0}
+    found = plan(replace(FACTS, n_val=10), **asked)
+    look, top = found.rungs
+    assert found.trials == 3 and look == pytest.approx(25.5) and 2 * look + top == pytest.approx(255.0)
+    more = plan(FACTS, **asked)  # 60 validation pictures
+    seconds = 60 * train_pixels(FACTS, side(more), None) * LAPTOP.predict_seconds_per_mpx
+    assert more.rungs[0] == pytest.approx(6.0 * seconds) and more.rungs[0] > look
+    many = replace(FACTS, n_val=300)
+    slow = plan(many, **asked)
+    seconds = 300 * train_pixels(many, side(slow), None) * LAPTOP.predict_seconds_per_mpx
+    assert seconds > 255 / 10  # or this tests nothing
+    assert len(slow.rungs) == 1  # validations would take all of it
+    assert len(plan(**{**asked, "seconds": 90.0}).rungs) == 1
+    assert plan(**asked, tune=TuneSettings(num_trials=4)).trials == 4
+    assert len(plan(auto_tune=False, probe=GPU, seconds=3600.0).rungs) == 3  # time enough for more
+
+
 def test_rungs_are_longer_where_validation_is() -> None:
     many = replace(FACTS, n_val=3000)
     found = plan(many, GPU, 3600.0)

@@ -36,6 +36,7 @@ class Run:
         self.scores = iter(scores or [])
         self.per_image = iter(per_image or [])
         self.validated: list[int] = []
+        self.seen = pictures  # of the pictures, by each validation
         self.completed: list[bool] = []
         self.global_step, self.should_stop, self.accumulate_grad_batches = 0, False, 1
         monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: self.now))
@@ -49,6 +50,7 @@ class Run:
             average=SimpleNamespace(swap_in=lambda: None, swap_out=lambda: None),
             segmenter=None,
             last_loss=1.0,
+            pixel_share=1.0,
             device=torch.device("cpu"),
         )
         self.max_steps = max_steps
@@ -62,7 +64,7 @@ class Run:
             score=next(self.scores, 0.5),
             threshold=0.5,
             metrics={},
-            pictures=1,
+            pictures=self.seen,
             seconds=self.now - started,
             complete=not out_of_time(),
             never_predicted=(),
@@ -90,6 +92,29 @@ def test_the_deadline_holds_including_the_last_validation(
     if limit >= 10.0:  # the cost of a validation was seen before the end
         assert run.now <= limit and run.now >= 0.8 * limit
     assert run.validated[-1] == run.global_step  # the last step is judged, too
+
+
+def test_steps_on_smaller_pictures_do_not_make_a_validation_look_cheap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(monkeypatch)
+    full = (0.8, 1.0)  # seconds, share of the pixels
+    for seconds, share in [*[(0.2, 0.25)] * 40, *[full] * 5]:  # as many pixels a second throughout
+        run.module.pixel_share = share
+        run.now += seconds
+        run.global_step += 1
+        run.coach._tick, run.coach._seen = run.now - seconds, run.global_step  # nothing is decided
+        run.coach.on_train_batch_end(run, run.module, None, None, 0)
+    assert run.coach.seconds_per_step == pytest.approx(0.2)
+    assert run.coach.validation_estimate() == pytest.approx(0.35 * 0.8 * 4)
+
+
+def test_what_was_seen_of_a_validation_that_was_cut_short_tells_what_a_whole_one_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(monkeypatch, limit=1.0, validation=2.0, pictures=8)
+    run.seen = 2
+    assert run.go().validation_estimate() == pytest.approx(8.0) and not run.completed[-1]
 
 
 def test_with_no_time_at_all_one_step_and_one_validation_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
