@@ -53,8 +53,9 @@ MAX_TRIALS = 20
 SHORTEST_RUNG, RUNG_VALIDATIONS = 20.0, 8.0
 """A rung takes so many seconds at least (the network is built anew for each), and so many validations."""
 LOOK_SHARE, LOOK_VALIDATIONS = 0.1, 6.0
-"""Where a search was asked for in a time that does not hold two decent trainings, ``ETA`` configurations are
-looked at for this share of it each (or so many validations), and the best one has the rest."""
+"""Where a search was asked for in a time that does not hold two decent trainings, the default, the library's
+own values (if they differ) and lower learning rates are looked at for this share of it each (or so many
+validations), and the best one has the rest."""
 RUNG_WARMUP = 0.15
 """Share of the first rung over which learning rates rise."""
 DEFAULT_SEARCH_SECONDS = 3600.0
@@ -289,14 +290,14 @@ def _schedule(
     horizon = remaining if trials == 1 else min(searching, workers * searching / trials)
     rungs: tuple[float, ...] = (horizon,)
     if trials > 1 and not epochs_fixed and _may_pause(request):
-        looks = _looks(request, searching, workers, one, validation)
+        other = any(config.flat()[name] != RunConfig().flat()[name] for name in spaces)
+        looks = _looks(request, searching, workers, one, validation, 3 if other else 2)
         trials, rungs = looks or _plan_rungs(request, trials, searching, workers, horizon, validation)
         horizon = rungs[-1]
     workers = min(workers, trials)
     reasons += _in_words(request, spaces, remaining, trials, workers)
     if len(rungs) > 1:
-        step = batch * sample / mean_cost(config.optim.small_share, config.optim.small_scale)
-        config = _paused(config, request.given, rungs, step, reasons)
+        config = _paused(config, rungs, reasons)
     max_steps = math.ceil(most / batch) if epochs_fixed else MAX_STEPS
     epochs = max_steps * batch / print_.n_train
     if math.isfinite(horizon):
@@ -341,22 +342,14 @@ def expected_epochs(plan: Plan, print_: Fingerprint, probe: Probe) -> float:
     return steps * optim.batch_size / print_.n_train * plan.trials * chain_cost(len(plan.rungs))
 
 
-def _paused(
-    config: RunConfig, given: frozenset[str], rungs: tuple[float, ...], step: float, reasons: list[str]
-) -> RunConfig:
+def _paused(config: RunConfig, rungs: tuple[float, ...], reasons: list[str]) -> RunConfig:
     """The configuration of trials that are paused: at one rate until the finish.
 
     Where trainings begin on smaller pictures each leg does, up to ``small_share`` of its end: all that reach
-    a rung were trained alike. Not where the first leg is too short for that; ``step``: seconds of a step at
-    full size.
+    a rung were trained alike.
     """
     ends = ", ".join(f"{end:.0f}" for end in rungs)
-    text = f"trials are paused after {ends} s, the best third goes on each time"
-    short = _TRAINING_SHARE * rungs[0] < SMALL_STEPS * step
-    if short and config.optim.small_share and "small_share" not in given:
-        config = config.replace(small_share=0.0)
-        text += "; all of it at full size, since the first of these is short"
-    reasons.append(text)
+    reasons.append(f"trials are paused after {ends} s, the best third (at least one) goes on each time")
     return config.replace(schedule="wsd", warmup=RUNG_WARMUP)
 
 
@@ -370,17 +363,19 @@ def _may_pause(request: FitRequest) -> bool:
 
 
 def _looks(
-    request: FitRequest, seconds: float, workers: int, decent: float, validation: float
+    request: FitRequest, seconds: float, workers: int, decent: float, validation: float, number: int
 ) -> tuple[int, tuple[float, ...]] | None:
-    """As :func:`_plan_rungs`, where the time is too short for two decent trainings; None where it is not,
-    where it is too short even for this, and where a number of trials is wanted or several processes train.
+    """As :func:`_plan_rungs`, where the time is too short for two decent trainings: ``number`` are begun.
+
+    None where there is more time, where it is too short even for this, and where a number of trials is
+    wanted or several processes train.
     """
     wanted = request.tune.num_trials if request.tune is not None else None
     look = max(SHORTEST_RUNG, LOOK_SHARE * seconds, LOOK_VALIDATIONS * validation)
-    rest = seconds - (ETA - 1) * look
+    rest = seconds - (number - 1) * look
     if wanted is not None or workers > 1 or seconds >= 2.0 * decent or rest < ETA * look:
         return None
-    return ETA, (look, rest)
+    return number, (look, rest)
 
 
 def _plan_rungs(

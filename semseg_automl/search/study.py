@@ -105,11 +105,13 @@ def enqueue_default(study: optuna.Study, config: RunConfig, spaces: Mapping[str,
 
 
 PORTFOLIO: tuple[dict[str, float], ...] = (
-    {"learning_rate": 0.75, "decoder_learning_rate": 0.75},
     {"learning_rate": 0.25, "decoder_learning_rate": 0.25, "rank": 0.75},
+    {"learning_rate": 0.75, "decoder_learning_rate": 0.75},
 )
 """What is tried after the default and the library's own values, as places in the spaces (0 the lower
-end, 1 the upper one): a wrong learning rate costs more than anything else that is searched."""
+end, 1 the upper one): a wrong learning rate costs more than anything else that is searched. The lower rate
+comes first: a higher one is soon ahead (polyp_clinicdb after 32 s: 0.51 against the default's 0.36 on the
+validation pictures) and may come no further (0.50 after 220 s), a lower one that is ahead early is better."""
 
 
 def enqueue_from_portfolio(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> bool:

@@ -124,7 +124,7 @@ def test_the_portfolio_holds_the_known_good_values_whatever_the_default_is() -> 
     assert "learning_rate" not in queued[0]  # outside of the space
     assert queued[1] == {"learning_rate": CONFIG.optim.learning_rate, "rank": CONFIG.adapter.rank}
     rates = [q["learning_rate"] for q in queued[1:]]
-    assert rates == [pytest.approx(r) for r in (1e-3, 10**-2.5, 10**-3.5)]
+    assert rates == [pytest.approx(r) for r in (1e-3, 10**-3.5, 10**-2.5)]
 
 
 def test_the_default_is_not_tried_twice() -> None:
@@ -132,7 +132,7 @@ def test_the_default_is_not_tried_twice() -> None:
     enqueue_default(study, CONFIG, SPACES)
     assert enqueue_from_portfolio(study, CONFIG, SPACES)
     assert [t.system_attrs["fixed_params"]["learning_rate"] for t in study.trials] == [
-        pytest.approx(r) for r in (1e-3, 10**-2.5)
+        pytest.approx(r) for r in (1e-3, 10**-3.5)
     ]
 
 
@@ -155,7 +155,7 @@ def test_an_entry_of_the_portfolio_that_was_lost_is_repeated_and_not_queued_anew
     requeue_stale(study, lambda _trial: True)
     trained(study, 0.5)
     enqueue_from_portfolio(study, CONFIG, SPACES)
-    assert trained(study, 0.5)[1].optim.learning_rate == pytest.approx(10**-3.5)
+    assert trained(study, 0.5)[1].optim.learning_rate == pytest.approx(10**-2.5)
     assert not enqueue_from_portfolio(study, CONFIG, SPACES)
 
 

@@ -22,7 +22,6 @@ from semseg_automl.search.planner import (
     RUNG_VALIDATIONS,
     SHORTEST_RUNG,
     SMALL_SHARE,
-    SMALL_STEPS,
     STRIDE,
     THIN_SAMPLES,
     WANTED_SAMPLES,
@@ -257,17 +256,11 @@ def test_mean_cost_is_time_over_samples() -> None:
     assert mean_cost(0.0, 0.5) == 1.0
 
 
-def test_paused_trials_begin_on_smaller_pictures_unless_their_first_leg_is_short() -> None:
-    thick, hour = replace(FACTS, thinness=0.06), {"probe": LAPTOP, "seconds": NIGHT}
-    long = plan(thick, **hour)
-    assert len(long.rungs) > 1 and long.config.optim.small_share == SMALL_SHARE
-    short = plan(thick, **hour, tune=TuneSettings(num_trials=200))
-    h, w = short.config.optim.crop_size  # type: ignore[misc]
-    step = 4 * h * w / 1e6 * LAPTOP.train_seconds_per_mpx
-    assert len(short.rungs) > 1 and 0.85 * short.rungs[0] < SMALL_STEPS * step  # or this tests nothing
-    assert short.config.optim.small_share == 0.0 and "full size" in " ".join(short.reasons)
-    kept = plan(thick, **hour, tune=TuneSettings(num_trials=200), hyper={"small_share": 0.3})
-    assert kept.config.optim.small_share == 0.3
+def test_paused_trials_begin_on_smaller_pictures_too() -> None:
+    thick = replace(FACTS, thinness=0.06)
+    found = plan(thick, seconds=NIGHT)
+    assert len(found.rungs) > 1 and found.config.optim.small_share == SMALL_SHARE
+    assert plan(FACTS, seconds=NIGHT).config.optim.small_share == 0.0  # thin
 
 
 RARE = replace(FACTS, n_classes=12, foreground=0.001)
@@ -300,11 +293,14 @@ def test_rungs(facts: Fingerprint, probe: Probe, seconds: float, rungs: int) -> 
         assert found.config.optim.schedule == "cosine"
 
 
-def test_in_a_short_search_three_are_looked_at_and_one_has_the_rest() -> None:
+def test_in_a_short_search_a_few_are_looked_at_and_one_has_the_rest() -> None:
     asked = {"auto_tune": False, "probe": LAPTOP, "seconds": 300.0}
     found = plan(replace(FACTS, n_val=10), **asked)
     look, top = found.rungs
-    assert found.trials == 3 and look == pytest.approx(25.5) and 2 * look + top == pytest.approx(255.0)
+    assert found.trials == 2 and look == pytest.approx(25.5) and look + top == pytest.approx(255.0)
+    base = RunConfig().replace(learning_rate=3e-2)  # the library's own is looked at, too
+    other = make_plan(FitRequest(config=base, auto_tune=False), replace(FACTS, n_val=10), LAPTOP, 300.0)
+    assert other.trials == 3 and 2 * other.rungs[0] + other.rungs[1] == pytest.approx(255.0)
     more = plan(FACTS, **asked)  # 60 validation pictures
     seconds = 60 * train_pixels(FACTS, side(more), None) * LAPTOP.predict_seconds_per_mpx
     assert more.rungs[0] == pytest.approx(6.0 * seconds) and more.rungs[0] > look
