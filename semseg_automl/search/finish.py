@@ -31,11 +31,12 @@ def finish(session: Session) -> None:
     best, left = outcome.best, session.left()
     if best is None or session.stop() or not math.isfinite(left):
         return
-    name, scoring = outcome.best_name, _SAFETY * best.predict_seconds * _pictures(session)
+    name, scoring = outcome.best_name, _SAFETY * session.val_seconds()
     if left < (2.0 * scoring if len(plan.rungs) > 1 else FINISH_SHARE * plan.rungs[-1]):
         return
     averaging = left >= 4.0 * scoring
     job = _continued(session, best, left) if _was_paused(session) else _restarted(session, best)
+    job = replace(job, val_seconds=session.val_seconds())
     before = outcome.worked(name) if job.init is None else 0.0
     hooks = session.hooks(f"{name}_finished", math.inf, reserve=scoring if averaging else 0.0, report=None)
     attempt = run_trial(job, hooks)
@@ -52,10 +53,6 @@ def _was_paused(session: Session) -> bool:
     """Whether the best model can go on; its state may be missing, where the disk was full."""
     path = session.files.checkpoint(session.outcome.best_name)
     return len(session.plan.rungs) > 1 and (path is None or Path(path).is_file())
-
-
-def _pictures(session: Session) -> int:
-    return len(session.job.val) if session.job.val is not None else 0
 
 
 def _continued(session: Session, best: TrainResult, left: float) -> TrainJob:

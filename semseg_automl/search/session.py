@@ -58,10 +58,18 @@ class Session:
         """Seconds until what is kept for storing begins."""
         return self.budget.remaining() - self.plan.reserve
 
+    def val_seconds(self) -> float:
+        """What a validation takes by the best model's; 0 before there is one."""
+        best, val = self.outcome.best, self.job.val
+        return 0.0 if best is None or val is None else best.predict_seconds * len(val)
+
     def hooks(
         self, name: str, seconds: float, *, reserve: float = 0.0, report: Callable[[int, float], bool] | None
     ) -> Hooks:
-        """How a model is trained for ``seconds`` that end ``reserve`` before :meth:`left` does."""
+        """How a model is trained for ``seconds`` that end ``reserve`` before :meth:`left` does.
+
+        A validation that these seconds end in goes on, so that all trials are compared on all pictures.
+        """
 
         def tell(event: Mapping[str, float]) -> None:
             if self.worker == MAIN:
@@ -73,6 +81,7 @@ class Session:
 
         return Hooks(
             remaining=self.budget.slice(seconds, self.plan.reserve + reserve),
+            until=self.budget.slice(math.inf, self.plan.reserve + reserve),
             report=report or (lambda _step, _score: False),
             stop_requested=self.stop,
             urgent=lambda: self.stop.urgent,

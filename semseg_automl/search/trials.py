@@ -105,6 +105,7 @@ def _decoder_only(session: Session, study: optuna.Study) -> None:
         device_ids=session.job.device_ids[:1],
         checkpoint=session.files.checkpoint(DECODER_ONLY),
         decay=0.0,
+        val_seconds=session.val_seconds(),
     )
     hooks = session.hooks(DECODER_ONLY, session.plan.rungs[0], reserve=session.plan.finish, report=None)
     attempt = run_trial(job, hooks)
@@ -156,6 +157,7 @@ def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: R
         device_ids=job.device_ids[:1],
         checkpoint=path,
         decay=0.0 if len(plan.rungs) > 1 else None,
+        val_seconds=session.val_seconds(),
     )
     reports = max((max(t.intermediate_values, default=-1) for t in _members(study, root)), default=-1)
     hooks = session.hooks(

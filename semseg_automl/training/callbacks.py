@@ -110,6 +110,7 @@ class Coach(lightning.Callback):
         self.wait_seconds = 0.0  # between the end of a step and the next batch
         self.val_seconds = 0.0
         self.val_cost = 0.0  # of the latest pass; if it was cut short, of a whole one at its pace
+        self.expected_val = 0.0  # before the first pass; 0: not known
         self._next = math.nan
         self._last_step = -1
         self._first_step = 0
@@ -234,9 +235,9 @@ class Coach(lightning.Callback):
         return left <= 2.2 * self.validation_estimate() + _FEW_STEPS * per_step
 
     def validation_estimate(self) -> float:
-        """Seconds that a validation takes: the latest, or a guess from the time of steps at full size."""
-        if self.val_cost:
-            return self.val_cost
+        """Seconds that a validation takes: the latest, another run's, or a guess from steps at full size."""
+        if self.val_cost or self.expected_val:
+            return self.val_cost or self.expected_val
         passes = len(self.dataset) * (1 + self.mirror)
         return _PREDICT_COST * _typical(self._full_size) * passes / max(1, self.micro_batch)
 
@@ -265,7 +266,7 @@ class Coach(lightning.Callback):
 
     def run_validation(self, module: SegmentationModule, step: int) -> None:
         """Score the averaged weights; keep them if they are as good as the best so far (see ``select``)."""
-        started = time.perf_counter()
+        started, until = time.perf_counter(), self.hooks.until or self.hooks.remaining
         module.average.swap_in()
         try:
             result = validate(
@@ -274,7 +275,7 @@ class Coach(lightning.Callback):
                 eval_metric=self.eval_metric,
                 precision=self.precision,
                 mirror=self.mirror,
-                out_of_time=lambda: self.hooks.remaining() <= 0 or self.hooks.urgent(),
+                out_of_time=lambda: until() <= 0 or self.hooks.urgent(),
             )
             if replaces(result, self.peak):
                 self.best = result

@@ -235,6 +235,7 @@ def _coach(
         keep=None if job.checkpoint is None else CheckpointFile(job),
     )
     coach.micro_batch, coach.batch_size = micro_batch(job, world), job.config.optim.batch_size
+    coach.expected_val = job.val_seconds
     return coach
 
 

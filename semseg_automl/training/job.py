@@ -37,6 +37,7 @@ class TrainJob:
     one there goes on from it.
     ``own_augment``: the user's function or torchvision transform, in place of ``config.augment``.
     ``decay``: share of the run, at its end, over which the schedule "wsd" falls to 0; None: its own.
+    ``val_seconds``: what a validation took in another run on these pictures; 0: not known.
     """
 
     config: RunConfig
@@ -60,6 +61,7 @@ class TrainJob:
     checkpoint: str | None = None
     decay: float | None = None
     own_augment: Callable[..., Any] | None = None
+    val_seconds: float = 0.0
 
 
 def _never(_step: int, _score: float) -> bool:
@@ -74,7 +76,8 @@ def _silent(_event: Mapping[str, float]) -> None:
 class Hooks:
     """How the caller steers a run: plain callables, so that training knows no search.
 
-    ``remaining()`` seconds left for this run including its last validation (inf: no limit);
+    ``remaining()`` seconds left for this run including its last validation (inf: no limit), ``until()``
+    those after which a validation is cut short (None: the same; a run that is one of several may be late);
     ``report(step, score)`` returns True to stop it (pruning); ``stop_requested()`` True after
     Ctrl-C or SIGTERM; ``urgent()`` True if that must take no longer than it has to (no validation
     where one was made already, else of one picture); ``progress(event)`` receives step, fraction,
@@ -83,6 +86,7 @@ class Hooks:
     """
 
     remaining: Callable[[], float] = lambda: math.inf
+    until: Callable[[], float] | None = None
     report: Callable[[int, float], bool] = _never
     stop_requested: Callable[[], bool] = lambda: False
     urgent: Callable[[], bool] = lambda: False

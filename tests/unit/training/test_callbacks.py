@@ -117,6 +117,24 @@ def test_what_was_seen_of_a_validation_that_was_cut_short_tells_what_a_whole_one
     assert run.go().validation_estimate() == pytest.approx(8.0) and not run.completed[-1]
 
 
+def test_a_validation_is_expected_to_take_what_it_took_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch)
+    run.coach.expected_val = 6.0
+    assert run.coach.validation_estimate() == 6.0
+    run.go()
+    assert run.coach.validation_estimate() == 0.5  # its own
+
+
+@pytest.mark.parametrize("one_of_several", [False, True])
+def test_the_end_of_a_share_of_the_time_cuts_no_validation_short(
+    one_of_several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = {"until": lambda: math.inf} if one_of_several else {}
+    run = Run(monkeypatch, limit=2.0, step=0.1, validation=3.0, **hooks)
+    run.go()
+    assert set(run.completed) == {one_of_several}
+
+
 def test_with_no_time_at_all_one_step_and_one_validation_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch, limit=-3.0)
     coach = run.go()
