@@ -32,7 +32,7 @@ def finish(session: Session) -> None:
     if best is None or session.stop() or not math.isfinite(left):
         return
     name, scoring = outcome.best_name, _SAFETY * session.val_seconds()
-    if left < (2.0 * scoring if len(plan.rungs) > 1 else FINISH_SHARE * plan.rungs[-1]):
+    if left < (2.0 * session.val_seconds() if len(plan.rungs) > 1 else FINISH_SHARE * plan.rungs[-1]):
         return
     averaging = left >= 4.0 * scoring
     job = _continued(session, best, left) if _was_paused(session) else _restarted(session, best)
