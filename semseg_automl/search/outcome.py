@@ -96,9 +96,9 @@ class Outcome:
         if ours != theirs:
             return ours > theirs
         noise = standard_error(new, best)
-        if continued or new.seconds >= FURTHER * best.seconds:
+        if continued or _went_further(new, best):
             return new.score >= best.score - noise
-        if best.seconds >= FURTHER * new.seconds:
+        if _went_further(best, new):
             return new.score > best.score + noise
         return new.score > best.score
 
@@ -112,6 +112,13 @@ class Outcome:
         for _step, at, score in result.history:
             if not math.isnan(score) and (not self.course or score > self.course[-1][1]):
                 self.course.append((round(now - (result.seconds - at), 2), score))
+
+
+def _went_further(first: TrainResult, second: TrainResult) -> bool:
+    """Whether the first was trained for much longer, by the clock and by what it saw: neither slower steps
+    nor smaller pictures are more training."""
+    by_clock = first.seconds >= FURTHER * second.seconds
+    return by_clock and first.epochs >= FURTHER * second.epochs
 
 
 def row_of(name: str, config: RunConfig, attempt: Attempt, worker: str = MAIN) -> ModelRow:

@@ -28,7 +28,7 @@ def model(gain: tuple[float, ...], seconds: float, **parts: Any) -> TrainResult:
         "metrics": {},
         "model": ModelState(adapter={}, head={"tag": torch.tensor(seconds)}),
         "steps": 10,
-        "epochs": 1.0,
+        "epochs": seconds / 10.0,
         "seconds": seconds,
         "train_seconds": seconds,
         "val_seconds": 0.0,
@@ -79,6 +79,15 @@ def test_models_that_were_trained_as_long_are_compared_by_their_scores() -> None
 def test_the_best_model_trained_on_is_kept_unless_it_is_surely_worse() -> None:
     assert kept(model(SAME, 50.0), model(NOISY, 60.0), continued=True) == 60.0
     assert kept(model(SAME, 50.0), model(WORSE, 60.0), continued=True) == 50.0
+
+
+@pytest.mark.parametrize("parts", [{"seconds": 50.0}, {"epochs": 5.0}])
+def test_neither_slower_steps_nor_smaller_pictures_are_more_training(parts: dict[str, Any]) -> None:
+    first, second = model(SAME, 50.0), replace(model(NOISY, 500.0), **parts)
+    outcome = Outcome(plan=NO_PLAN)
+    for found in (first, second):
+        outcome.add("trial", RunConfig(), Attempt(result=found, reason="", seconds=found.seconds))
+    assert outcome.best is first
 
 
 def test_limits_and_whole_validations_come_before_scores() -> None:
