@@ -371,11 +371,11 @@ def _looks(
     wanted or several processes train.
     """
     wanted = request.tune.num_trials if request.tune is not None else None
-    look = max(SHORTEST_RUNG, LOOK_SHARE * seconds, LOOK_VALIDATIONS * validation)
-    rest = seconds - (number - 1) * look
-    if wanted is not None or workers > 1 or seconds >= 2.0 * decent or rest < ETA * look:
+    longest = seconds / (ETA + number - 1)  # the best one goes on at least as far as from rung to rung
+    look = min(longest, max(SHORTEST_RUNG, LOOK_SHARE * seconds, LOOK_VALIDATIONS * validation))
+    if wanted is not None or workers > 1 or seconds >= 2.0 * decent or look < SHORTEST_RUNG:
         return None
-    return number, (look, rest)
+    return number, (look, seconds - (number - 1) * look)
 
 
 def _plan_rungs(
