@@ -76,7 +76,10 @@ class Outcome:
         if result is None:
             return False
         self._worked[row.model] = result.train_seconds + result.val_seconds - before
-        better = self.best is None or self._replaces(result, self.best, continued)
+        went_on = continued or row.model == self.best_name
+        better = self.best is None or self._replaces(result, self.best, went_on)
+        if self.best is not None and row.model == self.best_name and not better and number is not None:
+            self.rows[number] = replace(row, score_val=self.best.score)  # the row is of what is kept
         if better:
             self.best, self.best_config, self.best_name = result, config, row.model
         return better

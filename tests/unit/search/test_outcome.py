@@ -85,8 +85,8 @@ def test_the_best_model_trained_on_is_kept_unless_it_is_surely_worse() -> None:
 def test_neither_slower_steps_nor_smaller_pictures_are_more_training(parts: dict[str, Any]) -> None:
     first, second = model(SAME, 50.0), replace(model(NOISY, 500.0), **parts)
     outcome = Outcome(plan=NO_PLAN)
-    for found in (first, second):
-        outcome.add("trial", RunConfig(), Attempt(result=found, reason="", seconds=found.seconds))
+    for name, found in (("trial_0", first), ("trial_1", second)):
+        outcome.add(name, RunConfig(), Attempt(result=found, reason="", seconds=found.seconds))
     assert outcome.best is first
 
 
