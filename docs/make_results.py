@@ -1,8 +1,10 @@
-"""Write README's table of results from the benchmarks' JSON; a test checks that it is current."""
+"""Write README's tables of results from the benchmarks' JSON; a test checks that they are current."""
 
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "README.md"
 BENCHMARK = ROOT / "benchmarks" / "quality"
 START, END = "<!-- results: written by docs/make_results.py -->\n", "<!-- /results -->"
+ADAPTERS = "<!-- adapters: written by docs/make_results.py -->\n", "<!-- /adapters -->"
 
 
 def section() -> str:
@@ -74,11 +77,54 @@ def _bar(bar: float | None, score: float) -> str:
     return "none" if bar is None else f"{bar} {'met' if score >= bar else 'missed'}"
 
 
+def adapters() -> str:
+    """The table of adapters that were trained with several seeds, best first on the set that comes first."""
+    cost = json.loads((BENCHMARK / "results" / "adapters_cost.json").read_text(encoding="utf-8"))["methods"]
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((BENCHMARK / "results" / "adapters_by_steps").glob("*/*.json"))
+    ]
+    scored = [r for r in found if r.get("test_score") is not None]
+    sets = list(dict.fromkeys(r["set"] for r in scored))
+    scores = {
+        method: [[r["test_score"] for r in scored if (r["method"], r["set"]) == (method, s)] for s in sets]
+        for method in dict.fromkeys(r["method"] for r in scored)
+    }
+    best_first = sorted(scores, key=lambda method: -statistics.fmean(scores[method][0] or [0.0]))
+    heads = [f"{name}, {next(r['metric'] for r in scored if r['set'] == name)}" for name in sets]
+    lines = [
+        f"| method | {' | '.join(heads)} | trained | s a step | peak MB | steps |",
+        "|---" * (len(heads) + 5) + "|",
+    ]
+    for method in best_first:
+        of = cost[method]
+        steps = max(r["steps"] for r in scored if r["method"] == method)
+        facts = (
+            f"{of['n_trainable']:,}",
+            f"{of['seconds_per_step']:.2f}",
+            f"{of['peak_memory_mb']:,.0f}",
+            steps,
+        )
+        cells = [*map(_mean, scores[method]), *map(str, facts)]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _mean(scores: list[float]) -> str:
+    """Mean and standard error; a dash for none."""
+    if not scores:
+        return "-"
+    error = f" ± {statistics.stdev(scores) / math.sqrt(len(scores)):.3f}" if len(scores) > 1 else ""
+    return f"{statistics.fmean(scores):.3f}{error} ({len(scores)})"
+
+
 def page() -> str:
-    """README with its section made anew."""
+    """README with its sections made anew."""
     text = TARGET.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    return before + START + section() + END + rest.split(END, 1)[1]
+    for (start, end), made in (((START, END), section()), (ADAPTERS, adapters())):
+        before, rest = text.split(start)
+        text = before + start + made + end + rest.split(end, 1)[1]
+    return text
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ depend on the machine's speed or on what runs beside it, so that ``side_by_side`
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -13,7 +15,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,17 +26,16 @@ from benchmarks.quality.run import circumstances
 if TYPE_CHECKING:
     import pandas as pd
 
-BATCH = 4  # the library's default
-
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What is trained and scored.
 
-    ``seconds`` is a time limit, ``steps`` a number of steps of ``BATCH`` pictures; where both are None,
-    ``max_epochs`` of the hyperparameters counts. ``rows`` are the positions, in the training table with the
-    validation table below it, of the pictures to train on, to validate on and to test on; None takes the
-    set's own three tables. ``test``: whether the test pictures are scored, too.
+    ``seconds`` is a time limit, ``steps`` a number of steps; where both are None, ``max_epochs`` of the
+    hyperparameters counts. Runs by steps are in float32 and read pictures in their own process. ``rows`` are
+    the positions, in the training table with the validation table below it, of the pictures to train on, to
+    validate on and to test on; None takes the set's own three tables. ``test``: whether the test pictures
+    are scored, too.
     """
 
     set: str
@@ -53,11 +54,7 @@ def execute(training: Training) -> dict[str, Any]:
     from semseg_automl import SemanticSegmentor
 
     train, val, test = tables(training)
-    changes = dict(training.hyperparameters)
-    if training.steps is not None:
-        train = table_of_steps(train, training.steps, training.seed)
-        changes["max_epochs"] = 1
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, exactly(training.steps):
         seg = SemanticSegmentor(
             backbone=training.backbone,
             path=Path(folder) / "model",
@@ -70,8 +67,9 @@ def execute(training: Training) -> dict[str, Any]:
             train,
             tuning_data=val,
             time_limit=training.seconds,
-            hyperparameters=changes,
+            hyperparameters=training.hyperparameters,
             hyperparameter_tune_kwargs=None,
+            num_workers=0 if training.steps is not None else "auto",
         )
         fitted = time.perf_counter() - started
         scores = {"test_score": None, "test_score_scales": None}
@@ -120,13 +118,21 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path).map(lambda name: str(path.parent / name))
 
 
-def table_of_steps(table: pd.DataFrame, steps: int, seed: int) -> pd.DataFrame:
-    """A table whose single epoch has ``steps`` steps: the pictures in random orders, one after the other."""
-    import pandas as pd
+@contextlib.contextmanager
+def exactly(steps: int | None) -> Iterator[None]:
+    """Let plans be of so many steps, in float32, whatever the machine; None: as they are."""
+    from semseg_automl.search import run
 
-    wanted = steps * BATCH
-    orders = [table.sample(frac=1.0, random_state=seed + n) for n in range(math.ceil(wanted / len(table)))]
-    return pd.concat(orders, ignore_index=True).iloc[:wanted]
+    made = run.make_plan
+
+    def fixed(*given: Any) -> Any:
+        return dataclasses.replace(made(*given), max_steps=steps, precision="32-true")
+
+    run.make_plan = made if steps is None else fixed
+    try:
+        yield
+    finally:
+        run.make_plan = made
 
 
 def keep(result: dict[str, Any], path: Path) -> None:

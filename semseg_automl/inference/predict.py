@@ -28,6 +28,7 @@ from semseg_automl.inference.whole import (
     plan_batches,
     read_batches,
 )
+from semseg_automl.models.cuda_graphs import FastForward
 from semseg_automl.models.devices import flushed_denormals, out_of_memory, trim_freed_memory
 
 _log = get_logger("inference")
@@ -87,6 +88,7 @@ class Predictor:
     ) -> None:
         self.device = torch.device(device)
         self.segmenter = segmenter.to(self.device).eval()
+        self._forward = FastForward(self.segmenter)
         self.label_map = label_map
         self.image_size = image_size
         self.scaling = scaling
@@ -295,7 +297,7 @@ class Predictor:
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H', W') -> (B, K, H'/4, W'/4) float32; halves the batch where memory is short."""
         try:
-            return self.segmenter(images.to(self.device)).float()
+            return self._forward(images.to(self.device)).float()
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

@@ -2,7 +2,7 @@
 
 Experts run one by one on the units that kept them: at native resolution where that is exact
 (:mod:`semseg_automl.peft.fold_gelu`), else written out, where scale s costs s^2 pixels.
-How many units an expert sees depends on the gates' values; where a graph is recorded all see all.
+How many units an expert sees depends on the gates' values; where the pass is recorded all see all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semseg_automl.peft.fold_gelu import folded_expert, is_exact
-from semseg_automl.peft.tracing import is_traced
+from semseg_automl.peft.tracing import asks_no_host
 
 
 def gelu_mixture(
@@ -48,11 +48,11 @@ def gelu_mixture(
     weights = weights.to(units.dtype)
     out = units
     kept = (weights.detach() != 0).flatten(1, 2).any(1)  # (U, E)
-    if not is_traced():  # the host decides what runs: ask the device once, not once an expert
+    if not asks_no_host():  # the host decides what runs: ask the device once, not once an expert
         kept, branch = kept.cpu(), branch.cpu()
     for g in range(len(kernels)):
         for i, scale in enumerate(scales):
-            if is_traced():  # the picture decides which units, so run all; gates of the others are 0
+            if asks_no_host():  # the picture decides which units, so run all; gates of the others are 0
                 value = expert(units, kernels[g, i], bias[g, i], scale, compat=compat)
                 mine = (branch == g).to(weights.dtype)[:, None, None, None]
                 out = out + value * weights[..., i : i + 1] * mine

@@ -276,6 +276,7 @@ class Coach(lightning.Callback):
                 precision=self.precision,
                 mirror=self.mirror,
                 out_of_time=lambda: until() <= 0 or self.hooks.urgent(),
+                forward=module.forward_fast,
             )
             if replaces(result, self.peak):
                 self.best = result

@@ -31,6 +31,7 @@ from semseg_automl.training.batches import EndlessBatches, largest_micro_batch
 from semseg_automl.training.callbacks import Coach, Pacer
 from semseg_automl.training.checkpoint import Checkpoint, CheckpointFile, find_checkpoint
 from semseg_automl.training.feature_cache import attach_cache, forms
+from semseg_automl.training.graphs import StepGraphs, can_record
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.module import SegmentationModule
 from semseg_automl.training.readers import in_own_words
@@ -166,6 +167,8 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
     max_steps = job.max_steps or math.ceil(optim.max_epochs * len(train_set) / optim.batch_size)
     pacer = Pacer(hooks, max_steps, start.seconds if start else 0.0)
     module = _module(job, segmenter, pacer, world, start)
+    if can_record(job, segmenter, world):
+        module.graphs = StepGraphs(module.losses, segmenter.trainable_parameters(), segmenter.adapters)
     coach = _coach(job, val_set, pacer, hooks, rank, world)
     if start is not None:
         coach.go_on_from(start)

@@ -14,11 +14,13 @@ from torch.nn import functional as F
 from semseg_automl.core.config import RunConfig
 from semseg_automl.losses.matching import matching_loss
 from semseg_automl.losses.registry import resolve_loss
+from semseg_automl.models.cuda_graphs import FastForward
 from semseg_automl.models.decoder import MaskClassificationHead
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.inject import collect_balance_loss
 from semseg_automl.peft.state import fast_parameters
 from semseg_automl.training.checkpoint import Checkpoint, trained_names
+from semseg_automl.training.graphs import StepGraphs
 from semseg_automl.training.optim import (
     WeightAverage,
     build_optimizer,
@@ -54,6 +56,13 @@ class SegmentationModule(lightning.LightningModule):
     decay
         See ``TrainJob``.
 
+    Attributes
+    ----------
+    graphs
+        What replays :meth:`losses` as CUDA graphs, or None.
+    forward_fast
+        The segmenter without gradients, replayed where that pays; for validations.
+
     Notes
     -----
     Processes that train together average gradients, so loss terms that are means over pictures
@@ -87,6 +96,8 @@ class SegmentationModule(lightning.LightningModule):
         self.pixel_share = 1.0  # of a picture at full size, that the latest step saw
         self.start = start
         self.decay = decay
+        self.graphs: StepGraphs | None = None
+        self.forward_fast = FastForward(segmenter)
         self.first_step = 0
         if start is not None:
             self._go_on_from(start)
@@ -111,21 +122,27 @@ class SegmentationModule(lightning.LightningModule):
         self.pixel_share = self.config.optim.small_scale**2 if small else 1.0
         if small:
             image, mask = shrink(image, mask, self.config.optim.small_scale)
-        loss = self.task_loss(image, mask)
-        balance = collect_balance_loss(self.segmenter.adapters)
-        total = loss + self.balance_weight * self.config.optim.balance_scale * balance
+        loss, total = (self.graphs or self.losses)(image, mask)
         both = torch.stack([loss.detach(), total.detach()]).tolist()  # one wait for the device
         self.last_loss = both[0] if math.isfinite(both[1]) else both[1]
         if self.world == 1 and not math.isfinite(self.last_loss):
             raise FloatingPointError(f"the loss is {self.last_loss} at step {self.steps}")
         return total
 
+    def losses(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """The task's loss and the total; arguments as of :meth:`task_loss`."""
+        task = self.task_loss(images, masks)
+        balance = collect_balance_loss(self.segmenter.adapters)
+        return task, task + self.balance_weight * self.config.optim.balance_scale * balance
+
     def task_loss(self, images: Tensor, masks: Tensor) -> Tensor:
         """Loss of (B, 3, H, W) images against (B, H, W) class indices.
 
         Queries of a mask_classification head are matched with the masks unless a loss is named.
         """
-        weights = None if self.class_weights is None else self.class_weights.to(images.device)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(images.device)  # once: later there is nothing to do
+        weights = self.class_weights
         head = self.segmenter.decoder
         if isinstance(head, MaskClassificationHead) and self.config.optim.loss == "auto":
             queries, classes = head.queries(self.segmenter.encoder(images))

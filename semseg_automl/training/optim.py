@@ -69,7 +69,7 @@ def build_optimizer(
     """
     if config.optimizer not in OPTIMIZERS:
         raise unknown_name("optimizer", config.optimizer, OPTIMIZERS)
-    groups = []
+    groups: list[dict[str, Any]] = []
     faster = {id(p) for p in fast} if config.lora_plus_ratio != 1.0 else set()
     adapter = list(adapter)
     rated = (
@@ -84,6 +84,8 @@ def build_optimizer(
                 decay = config.weight_decay if decayed else 0.0
                 groups.append({"params": chosen, "lr": rate, "peak_lr": rate, "weight_decay": decay})
     kwargs: dict[str, Any] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
+    if all(p.is_cuda for group in groups for p in group["params"]):
+        kwargs["fused"] = True  # one kernel a group instead of several a tensor
     return OPTIMIZERS[config.optimizer](groups, **kwargs)
 
 

@@ -61,13 +61,15 @@ def validate(
     precision: str = "32-true",
     mirror: bool = False,
     out_of_time: Callable[[], bool] = lambda: False,
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Validation:
     """Score ``segmenter`` on every picture of ``dataset``.
 
     For binary problems the decision threshold that maximises the metric (IoU for metrics
     without a curve of their own) is chosen from the same pass. With ``mirror`` each picture's
     probabilities are averaged with those of the mirrored picture, as prediction with ``tta`` does.
-    ``out_of_time`` is asked after each picture; at least one picture is always scored.
+    ``out_of_time`` is asked after each picture; at least one picture is always scored. ``forward``
+    computes what the segmenter does (a replay of it).
     """
     started = time.perf_counter()
     label_map = dataset.label_map
@@ -79,7 +81,7 @@ def validate(
         for i in range(len(dataset)):
             image, target, geometry = dataset.full_size(i)
             with autocast(device, precision):
-                found = _probabilities(segmenter, image.to(device), geometry, mirror)
+                found = _probabilities(forward or segmenter, image.to(device), geometry, mirror)
             probability = found.cpu().numpy()
             if not np.isfinite(probability).all():
                 raise FloatingPointError("the network's output is not finite")
@@ -91,7 +93,7 @@ def validate(
 
 
 def _probabilities(
-    segmenter: Segmenter, image: torch.Tensor, geometry: Geometry, mirror: bool
+    segmenter: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, geometry: Geometry, mirror: bool
 ) -> torch.Tensor:
     """(K, H, W) at the picture's own size, of (3, H', W'); K = 2 for one logit."""
     images = torch.stack([image, mirror_padded(image, geometry)] if mirror else [image])

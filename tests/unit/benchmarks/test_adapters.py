@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmarks.quality import trainings
 from benchmarks.quality.adapters import (
     COMMON,
     METHODS,
@@ -24,11 +25,12 @@ from benchmarks.quality.adapters import (
     pending,
     steps_of,
 )
-from benchmarks.quality.trainings import BATCH, Order, Training, keep, side_by_side, table_of_steps
+from benchmarks.quality.trainings import Order, Training, execute, keep, side_by_side
 from semseg_automl.core.config import RunConfig
 from semseg_automl.estimator._rules import check_hyperparameter
 from semseg_automl.metrics.registry import METRICS
 from semseg_automl.peft.registry import ADAPTERS, resolve_method
+from semseg_automl.search import run as search_run
 
 METHOD = "lora"
 FACTS: dict[str, Any] = {
@@ -123,15 +125,25 @@ def test_by_steps_each_run_has_what_two_minutes_hold(tmp_path: Path) -> None:
     assert not runs[0].training("sam_tiny").test  # rates are chosen without the test table
 
 
-def test_a_table_of_steps_shows_every_picture_about_equally_often() -> None:
-    table = pd.DataFrame({"image": list("abcde"), "label": list("abcde")})
-    found = table_of_steps(table, steps=3, seed=0)  # 12 rows of 5 pictures
-    assert len(found) == 3 * BATCH and set(found["image"].value_counts()) <= {2, 3}
-    assert sorted(found["image"][:5]) == list("abcde") and list(found["image"][:5]) != list(
-        found["image"][5:10]
-    )
-    assert table_of_steps(table, steps=3, seed=0).equals(found)
-    assert not table_of_steps(table, steps=3, seed=1).equals(found)
+def test_a_training_by_steps_has_so_many(
+    textures: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Fewer or more than an epoch, whatever the planner would choose; plans are as before afterwards."""
+    monkeypatch.setattr(trainings, "tables", lambda _training: (textures, textures, textures))
+    made = search_run.make_plan
+    small = {"image_size": 64, "num_experts": 2, "rank": 4}
+    for steps in (1, 13):
+        training = Training(
+            set="textures",
+            metric="mean_iou",
+            hyperparameters=small,
+            steps=steps,
+            test=True,
+            backbone="sam_tiny",
+        )
+        found = execute(training)
+        assert found["steps"] == steps and found["precision"] == "32-true"
+        assert 0 <= found["test_score"] <= 1 and search_run.make_plan is made
 
 
 def test_several_at_once_keep_results_and_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,8 +183,8 @@ def test_a_tiff_that_is_mapped_gives_what_its_pixels_give(tmp_path, monkeypatch)
 def test_wrong_arguments():
     with pytest.raises(ConfigError, match="batch_size"):
         list(predictor().iter_masks([picture(9, 9)], 0))
-    made = predictor()
-    made.segmenter = nn.Conv2d(3, 3, 3, padding=1)
+    wide = nn.Conv2d(3, 3, 3, padding=1)
+    made = Predictor(wide, THREE, 64, trained=KNOWN)
     with pytest.raises(ConfigError, match="logits"):
         made.mask(picture(200, 200), tile=AUTO)
 

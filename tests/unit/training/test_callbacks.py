@@ -49,6 +49,7 @@ class Run:
         self.module: Any = SimpleNamespace(
             average=SimpleNamespace(swap_in=lambda: None, swap_out=lambda: None),
             segmenter=None,
+            forward_fast=None,
             last_loss=1.0,
             pixel_share=1.0,
             device=torch.device("cpu"),
