@@ -30,7 +30,7 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.peft.tracing import without_the_host
 
 _LOG = get_logger("models")
-_PLAIN_CALLS = 3  # of a shape before it is recorded: kernels are loaded and memory is measured
+PLAIN_CALLS = 3  # of a shape before it is recorded: kernels are loaded and memory is measured
 _MOST_SHAPES = 4
 _ROOM = 1.5  # free memory over the peak of what ran before, at least
 VARIABLE = "SEMSEG_AUTOML_CUDA_GRAPHS"
@@ -51,9 +51,10 @@ class Recording:
 
     def replay(self, inputs: Sequence[Tensor]) -> None:
         """Run on other inputs of the same shapes."""
-        for place, value in zip(self.inputs, inputs, strict=True):
-            place.copy_(value)
-        self.graph.replay()
+        with torch.cuda.device_of(self.inputs[0]):
+            for place, value in zip(self.inputs, inputs, strict=True):
+                place.copy_(value)
+            self.graph.replay()
 
 
 class Recorder:
@@ -89,13 +90,15 @@ class Recorder:
         """The recording for these inputs, made where it is time; None: call the function itself."""
         precision = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
         key = (precision, *((tuple(x.shape), x.dtype) for x in inputs))
-        if key not in self.recordings and self._is_time(key):
-            self._try(key, inputs)
+        if key not in self.recordings:
+            with torch.cuda.device_of(inputs[0]):  # streams and memory are those of the current device
+                if self._is_time(key):
+                    self._try(key, inputs)
         return self.recordings.get(key)
 
     def _is_time(self, key: Any) -> bool:
         self._seen[key] = self._seen.get(key, 0) + 1
-        if self.refused or self._seen[key] <= _PLAIN_CALLS or len(self.recordings) >= _MOST_SHAPES:
+        if self.refused or self._seen[key] <= PLAIN_CALLS or len(self.recordings) >= _MOST_SHAPES:
             return False
         free, _ = torch.cuda.mem_get_info()
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
@@ -110,7 +113,8 @@ class Recorder:
             replayed = self.timer(lambda: found.replay(inputs))
         except RuntimeError as error:  # torch's errors of memory and of calls that can't be recorded
             self.refused = True
-            _LOG.warning("Not recorded as a CUDA graph: %s", str(error).splitlines()[0])
+            self.recordings.clear()  # they may draw from the generator that a failed recording spoils
+            _LOG.info("Not recorded as a CUDA graph: %s", str(error).splitlines()[0])
             torch.cuda.empty_cache()
             return
         finally:
@@ -129,27 +133,27 @@ def record(call: Callable[..., Any], inputs: Sequence[Tensor], forget: Callable[
     Raises RuntimeError (or one of torch's that are) where memory is short or the host has to wait for
     the device; stream and random numbers then go on as if nothing had been.
     """
-    inputs = tuple(x.clone() for x in inputs)
+    with torch.inference_mode(False):  # so that later calls may write into them in any mode
+        inputs = tuple(x.clone() for x in inputs)
     main, side, graph = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
     generator = torch.cuda.default_generators[main.device_index]
     noise = generator.clone_state()
     torch.clear_autocast_cache()  # it holds on to nodes of the main stream
-    try:
-        with without_the_host(), plain_casts():
-            side.wait_stream(main)
-            with torch.cuda.stream(side):
+    with without_the_host(), plain_casts():
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            call(*inputs)
+            with waits_forbidden():
                 call(*inputs)
-                with waits_forbidden():
-                    call(*inputs)
-            main.wait_stream(side)
-            forget()
-            # other threads (one pins batches) may go on calling CUDA
+        main.wait_stream(side)
+        forget()
+        try:  # other threads (one pins batches) may go on calling CUDA
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 outputs = call(*inputs)
-    except RuntimeError:
-        torch.cuda.set_stream(main)  # a recording that failed leaves its own stream behind,
-        generator.graphsafe_set_state(noise)  # and a generator that waits for it to go on
-        raise
+        except RuntimeError:
+            torch.cuda.set_stream(main)  # a recording that failed leaves its own stream behind,
+            generator.graphsafe_set_state(noise)  # and a generator that waits for it to go on
+            raise
     return Recording(inputs=inputs, outputs=outputs, graph=graph)
 
 

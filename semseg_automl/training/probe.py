@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semseg_automl.losses.registry import Loss, resolve_loss
+from semseg_automl.models.cuda_graphs import PLAIN_CALLS, FastForward
 from semseg_automl.models.devices import DeviceChoice, flushed_denormals, prepare_cpu
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.training.fit import make_segmenter, seeded_noise
+from semseg_automl.training.graphs import Losses, StepGraphs, can_record
 from semseg_automl.training.job import TrainJob
 from semseg_automl.training.validate import autocast
 
@@ -65,6 +68,7 @@ def time_steps(
     (``time.perf_counter``) nothing more is started: what has no timed round answers with its warm-up,
     what was not reached is left out (the first precision is always there). Not so on CUDA, where the
     warm-up loads the kernels, which takes many times as long as the step: there is one timed round at least.
+    There the warm-up also goes on until steps are replayed as they are in training, if there is time for it.
     """
     if job.accelerator == "cpu":
         prepare_cpu()
@@ -74,6 +78,7 @@ def time_steps(
     images = torch.randn(batch, segmenter.in_channels, *shape, generator=generator).to(device)
     masks = torch.randint(0, job.label_map.n_classes, (batch, *shape), generator=generator).to(device)
     loss = resolve_loss(job.config.optim.loss, job.label_map.problem_type)
+    step = _Step(segmenter, loss, can_record(job, segmenter, 1))
     warm: dict[str, StepTime] = {}
     timed: dict[str, StepTime] = {}
     for number in range(_ROUNDS + 1):
@@ -81,7 +86,9 @@ def time_steps(
             if time.perf_counter() > deadline and not is_needed(number, device.type, known=bool(warm)):
                 return {**warm, **timed}
             with seeded_noise(job, 0):
-                found = _step(segmenter, loss, images, masks, name)
+                found = step(images, masks, name)
+                while number == 0 and step.is_to_be_recorded(name) and time.perf_counter() < deadline:
+                    step(images, masks, name)
             if number == 0:
                 warm[name] = found
             else:
@@ -94,22 +101,43 @@ def is_needed(number: int, kind: str, *, known: bool) -> bool:
     return number < 2 if kind == "cuda" else not known
 
 
-def _step(segmenter: Segmenter, loss: Loss, images: Tensor, masks: Tensor, precision: str) -> StepTime:
-    """Seconds per picture of one prediction and of one training step."""
-    device, batch = images.device, len(images)
-    started = time.perf_counter()
-    with torch.no_grad(), autocast(device, precision):
-        segmenter(images)
-    _wait(device)
-    middle = time.perf_counter()
-    with autocast(device, precision):
-        logits = segmenter(images)
-    logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
-    loss(logits, masks).backward()
-    segmenter.zero_grad(set_to_none=True)
-    _wait(device)
-    ended = time.perf_counter()
-    return StepTime(train=(ended - middle) / batch, predict=(middle - started) / batch)
+class _Step:
+    """One prediction and one training step, as ``fit`` runs them: on CUDA replayed, once recorded."""
+
+    def __init__(self, segmenter: Segmenter, loss: Loss, recorded: bool) -> None:
+        self.segmenter, self.loss = segmenter, loss
+        graphs = StepGraphs(self._losses, segmenter.trainable_parameters(), segmenter.adapters)
+        self.losses: Losses = graphs if recorded else self._losses
+        self.predict: Callable[[Tensor], Tensor] = FastForward(segmenter) if recorded else segmenter
+        self.recorded = recorded
+        self._calls: Counter[str] = Counter()
+
+    def is_to_be_recorded(self, precision: str) -> bool:
+        """Whether further calls in this precision lead to its recording."""
+        return self.recorded and self._calls[precision] <= PLAIN_CALLS
+
+    def _losses(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.segmenter(images)
+        logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        total = self.loss(logits, masks)
+        return total, total
+
+    def __call__(self, images: Tensor, masks: Tensor, precision: str) -> StepTime:
+        """Seconds per picture of each."""
+        device, batch = images.device, len(images)
+        self._calls[precision] += 1
+        started = time.perf_counter()
+        with torch.no_grad(), autocast(device, precision):
+            self.predict(images)
+        _wait(device)
+        middle = time.perf_counter()
+        with autocast(device, precision):
+            _, total = self.losses(images, masks)
+        total.backward()
+        self.segmenter.zero_grad(set_to_none=True)
+        _wait(device)
+        ended = time.perf_counter()
+        return StepTime(train=(ended - middle) / batch, predict=(middle - started) / batch)
 
 
 def _wait(device: torch.device) -> None:

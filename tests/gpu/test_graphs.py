@@ -144,7 +144,7 @@ def test_what_asks_the_host_runs_plainly(caplog: pytest.LogCaptureFixture) -> No
     network = module.segmenter
     graphs = StepGraphs(asking, network.trainable_parameters(), network.adapters)
     before = torch.cuda.current_stream()
-    with caplog.at_level(logging.WARNING, "semseg_automl"):
+    with caplog.at_level(logging.INFO, "semseg_automl"):
         found = [float(graphs(*batch(0))[1].detach()) for _ in range(8)]
     assert (
         graphs.recorder.refused and not graphs.recorder.recordings and torch.cuda.current_stream() == before
@@ -179,8 +179,10 @@ def test_a_replayed_prediction_is_the_plain_one(name: str, precision: str) -> No
     forward = FastForward(network)
     times = iter((1.0, 0.0))
     forward.recorder.timer = lambda step: (step(), next(times))[1]
+    with torch.no_grad(), autocast(CUDA, precision):
+        forward(batch(0)[0])
     with torch.inference_mode(), autocast(CUDA, precision):
-        for number in range(4):
+        for number in range(3):
             forward(batch(number)[0])
         assert len(forward.recorder.recordings) == 1
         for parameter in network.trainable_parameters():
@@ -190,3 +192,6 @@ def test_a_replayed_prediction_is_the_plain_one(name: str, precision: str) -> No
             wanted = network(batch(number)[0])
             within = (1e-4 if precision == "32-true" else 0.02) * float(wanted.abs().max())
             torch.testing.assert_close(mine, wanted, rtol=0, atol=within)
+    with torch.no_grad(), autocast(CUDA, precision):  # recorded in one mode, replayed in another
+        again = forward(batch(6)[0])
+    torch.testing.assert_close(again, found[1].clone(), rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,9 +12,10 @@ from torch import Tensor
 from semseg_automl.core.config import AdapterConfig, RunConfig
 from semseg_automl.models.build import build_segmenter
 from semseg_automl.models.checkpoints import resolve_weights
-from semseg_automl.models.cuda_graphs import VARIABLE, FastForward, Recording
+from semseg_automl.models.cuda_graphs import PLAIN_CALLS, VARIABLE, FastForward, Recorder, Recording
 from semseg_automl.peft.inject import collect_balance_loss
 from semseg_automl.peft.tracing import asks_no_host, is_traced, without_the_host
+from semseg_automl.training import probe
 from semseg_automl.training.fit import make_segmenter
 from semseg_automl.training.graphs import Replay, can_record
 from semseg_automl.training.job import TrainJob
@@ -80,6 +82,19 @@ def test_where_steps_can_be_recorded(
     assert not can_record(job, segmenter, 2)
     segmenter.cached_lower = object()  # type: ignore[assignment]
     assert not can_record(job, segmenter, 1)
+
+
+def test_the_probes_warm_up_goes_on_until_steps_are_replayed(
+    make_job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what is measured is what training does; past the deadline plain steps must do."""
+    asked: list[int] = []
+    monkeypatch.setattr(probe, "can_record", lambda *_given: True)
+    monkeypatch.setattr(Recorder, "find", lambda _self, inputs: asked.append(len(inputs)))
+    found = probe.time_steps(make_job(), (64, 64), 1, ("32-true",), time.perf_counter() + 60.0)
+    assert found["32-true"].train > 0 and asked == [2] * (PLAIN_CALLS + 4)  # and three timed rounds
+    asked.clear()
+    assert probe.time_steps(make_job(), (64, 64), 1, ("32-true",), 0.0) and asked == [2]
 
 
 @pytest.mark.parametrize("adapter", [{"routing": "compat"}, {"nonlinearity": "gelu"}, {}])
