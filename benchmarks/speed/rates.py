@@ -13,17 +13,18 @@ products: what a step would take if nothing but products took time. No bar: peer
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from adapter_step import loss_of, network_of
 from interleave import write
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.models.devices import prepare_cpu
@@ -31,11 +32,23 @@ from semseg_automl.models.encoders.sam_vit import SamViTEncoder
 
 TOKENS, WIDTH, HEADS = 4096, 768, 12
 SQUARE = 2048
-UNKNOWN = {  # to the counter: the CPU's attention kernel, and products that are added in place
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    torch.ops.aten.baddbmm_: baddbmm_flop,
-}
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def of_attention(q: Sequence[int], k: Sequence[int], *_others: Any, **_named: Any) -> int:
+    """Operations of softmax(q k^T) v from shapes (B, heads, N, d) and (B, heads, M, d)."""
+    return 4 * math.prod(q) * k[2]
+
+
+def of_added_product(_into: Sequence[int], left: Sequence[int], right: Sequence[int], **_named: Any) -> int:
+    """Operations of a batch of products (B, n, m) (B, m, p)."""
+    return 2 * math.prod(left) * right[2]
+
+
+UNKNOWN = {  # to the counter: the CPU's attention kernel, and products that are added in place
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention,
+    torch.ops.aten.baddbmm_: of_added_product,
+}
 
 
 def products(dtype: torch.dtype) -> dict[str, tuple[Callable[[], Any], float]]:
