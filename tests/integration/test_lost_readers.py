@@ -25,7 +25,7 @@ from tests.integration.quick import SMALL, tiny
 from tests.integration.test_determinism import same
 
 LONG = 1500
-"""Epochs of a training that is stopped after its first validation, a twelfth of it: about a second of fifteen,
+"""Epochs of a training that is stopped after its first validation, at a twelfth: after one second of fifteen,
 so that a machine that stands still for some seconds finds it running still."""
 HYPER = {**SMALL, "max_epochs": 6, "batch_size": 2}
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to kill with")
