@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.quality.trainings import told
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "README.md"
@@ -105,17 +108,9 @@ def adapters() -> str:
             f"{of['peak_memory_mb']:,.0f}",
             steps,
         )
-        cells = [*map(_mean, scores[method]), *map(str, facts)]
+        cells = [*map(told, scores[method]), *map(str, facts)]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-def _mean(scores: list[float]) -> str:
-    """Mean and standard error; a dash for none."""
-    if not scores:
-        return "-"
-    error = f" ± {statistics.stdev(scores) / math.sqrt(len(scores)):.3f}" if len(scores) > 1 else ""
-    return f"{statistics.fmean(scores):.3f}{error} ({len(scores)})"
 
 
 def page() -> str:

@@ -307,14 +307,20 @@ class Coach(lightning.Callback):
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
         """See to it that there is a model where the signal that stops us has ended our readers first."""
-        if self.has_lost_readers(exception):
-            self.state = "interrupted"
-            if self.best is None:
-                self.run_validation(module, self.steps(trainer))
+        self.stops_for(exception, trainer, module)
 
-    def has_lost_readers(self, error: BaseException) -> bool:
-        """Whether a signal to the whole group (Ctrl-C, a cluster's SIGTERM) ended the processes that read."""
-        return self.world == 1 and lost_reader(error) is not None and self.hooks.stop_requested()
+    def stops_for(self, error: BaseException, trainer: Any, module: SegmentationModule) -> bool:
+        """Whether a signal to the whole group (Ctrl-C, a cluster's SIGTERM) ended the processes that read;
+        if so, the run is one that was interrupted, and has a model.
+
+        To be asked again: the readers' end may be seen before our own signal is.
+        """
+        if self.world > 1 or lost_reader(error) is None or not self.hooks.stop_requested():
+            return False
+        self.state = "interrupted"
+        if self.best is None:
+            self.run_validation(module, self.steps(trainer))
+        return True
 
 
 def _typical(seconds: Sequence[float]) -> float:

@@ -200,7 +200,7 @@ def _fit(trainer: lightning.Trainer, module: SegmentationModule, loader: DataLoa
             raise
         raise plain from None
     except RuntimeError as error:
-        if not coach.has_lost_readers(error):
+        if not coach.stops_for(error, trainer, module):
             raise
     except SystemExit as error:  # what Lightning makes of a second Ctrl-C
         if isinstance(error.__context__, KeyboardInterrupt):

@@ -249,3 +249,27 @@ def test_no_validation_is_begun_that_would_cut_the_last_one_short(
     assert all(run.completed) and run.now <= limit
     assert coach.history[-1][0] == run.global_step  # the last step was validated
     assert min(b - a for a, b in pairwise(run.validated)) > 1
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_readers_whose_end_is_seen_before_the_signal(
+    validated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes between the two times that the error is looked at: interrupted, with a model."""
+    signals = iter([False, True])
+    run = Run(monkeypatch, stop_requested=lambda: next(signals))
+    run.global_step = 3
+    if validated:
+        run.coach.run_validation(run.module, 2)
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    run.coach.on_exception(run, run.module, error)
+    assert run.coach.state == "finished" and len(run.validated) == validated  # as if a reader had crashed
+    assert run.coach.stops_for(error, run, run.module)
+    assert run.coach.state == "interrupted" and run.coach.best is not None
+    assert len(run.validated) == 1
+
+
+def test_other_errors_are_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch, stop_requested=lambda: True)
+    assert not run.coach.stops_for(RuntimeError("out of memory"), run, run.module)
+    assert run.coach.state == "finished" and not run.validated
