@@ -9,7 +9,7 @@ deserves it, without waiting for the others).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 ETA = 3
@@ -24,13 +24,15 @@ class Chain:
     """A configuration: ``root`` is the number of its first trial, ``last`` that of its latest finished
     one (None before there is one), ``scores`` its score at each rung that it has reached, ``status``
     "paused", "busy" (running or about to) or "dropped" (failed or pruned), ``keeps`` whether it keeps
-    the limits on memory and latency."""
+    the limits on memory and latency, ``own`` whether it has the library's own values, the default being
+    others."""
 
     root: int
     scores: tuple[float, ...]
     status: str
     last: int | None = None
     keeps: bool = True
+    own: bool = False
 
     @property
     def name(self) -> str:
@@ -38,12 +40,19 @@ class Chain:
         return "default" if self.root == 0 else f"trial_{self.root}"
 
 
-def promotable(chains: Sequence[Chain], n_rungs: int, *, draining: bool = False) -> Chain | None:
+def promotable(
+    chains: Sequence[Chain],
+    n_rungs: int,
+    *,
+    draining: bool = False,
+    alike: Callable[[Chain, Chain], bool] = lambda _own, _best: False,
+) -> Chain | None:
     """The paused chain that goes on next, from the highest rung down; None if none deserves it yet.
 
     ``draining``: no new ones will start, so at each rung at least the best one goes on. NaN counts as
     the lowest score; of equals the earlier chain is better. Chains that break a limit go on only where
-    none keeps them.
+    none keeps them. ``alike(own, best)``: whether the scores of two can't be told apart; where a single one
+    will go on, the library's own values then come before better ones, which are so by luck.
     """
     kept = any(c.keeps for c in chains if c.scores)
     for rung in range(n_rungs - 2, -1, -1):
@@ -52,10 +61,23 @@ def promotable(chains: Sequence[Chain], n_rungs: int, *, draining: bool = False)
         if draining and reached:
             allowed = max(1, allowed)
         ranked = sorted(reached, key=lambda c: (not c.keeps, -_value(c.scores[rung]), c.root))
+        if draining and allowed == 1:
+            ranked = _own_first(ranked, rung, alike)
         for chain in ranked[:allowed]:
             if len(chain.scores) == rung + 1 and chain.status == PAUSED and (chain.keeps or not kept):
                 return chain
     return None
+
+
+def _own_first(ranked: list[Chain], rung: int, alike: Callable[[Chain, Chain], bool]) -> list[Chain]:
+    """The same chains, that of the library's own values first if it went on or is as good as the best."""
+    own = next((c for c in ranked if c.own), None)
+    best = ranked[0]
+    if own is None or own is best or own.keeps != best.keeps:
+        return ranked
+    if len(own.scores) > rung + 1 or alike(own, best):
+        return [own, *(c for c in ranked if c is not own)]
+    return ranked
 
 
 def _value(score: float) -> float:

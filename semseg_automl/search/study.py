@@ -247,6 +247,7 @@ def _chain(root: int, trials: list[FrozenTrial]) -> Chain:
         status=status,
         last=done[-1].number if done else None,
         keeps=not done or all(value <= 0.0 for value in done[-1].user_attrs.get(EXCESS, ())),
+        own=trials[0].user_attrs.get(PLACE) == 0,
     )
 
 

@@ -40,6 +40,8 @@ from semseg_automl.search.study import (
 )
 from semseg_automl.search.trial import Attempt, run_trial
 from semseg_automl.training.checkpoint import read_checkpoint, spent_seconds
+from semseg_automl.training.job import TrainResult
+from semseg_automl.training.select import standard_error
 
 _LOG = get_logger("search")
 DECODER_ONLY = "decoder_only"
@@ -131,7 +133,7 @@ def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: i
     portfolio = own and len(ends) > 1 and chains and not draining
     if portfolio and enqueue_from_portfolio(study, session.plan.config, session.plan.spaces):
         return GO
-    chain = promotable(chains, len(ends), draining=draining)
+    chain = promotable(chains, len(ends), draining=draining, alike=_alike(session, study))
     if chain is not None:
         rung = len(chain.scores)
         if left < _ENOUGH * (ends[rung] - ends[rung - 1]):
@@ -143,6 +145,29 @@ def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: i
     if own and chains:
         propose(study, session.plan.spaces)
     return GO
+
+
+def _alike(session: Session, study: optuna.Study) -> Callable[[Chain, Chain], bool]:
+    """Tells whether a chain is worse than another by at most a standard error, picture by picture."""
+
+    def alike(own: Chain, best: Chain) -> bool:
+        trials = study.get_trials(deepcopy=False)
+        rows = [trials[c.last].user_attrs.get(ROW) for c in (own, best) if c.last is not None]
+        found = [_kept_result(session, ModelRow.from_json(row)) for row in rows if row is not None]
+        results = [result for result in found if result is not None]
+        if len(results) < 2:
+            return False
+        ours, theirs = results
+        return ours.score >= theirs.score - standard_error(ours, theirs)
+
+    return alike
+
+
+def _kept_result(session: Session, row: ModelRow) -> TrainResult | None:
+    """A model's result, from its state on disk; None where none was kept."""
+    path = session.files.checkpoint(row.model)
+    state = read_checkpoint(path) if path is not None and not math.isnan(row.score_val) else None
+    return None if state is None else result_of(state, row, len(session.job.train))
 
 
 def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: RunConfig) -> bool:
@@ -240,9 +265,7 @@ def adopt(session: Session, study: optuna.Study, numbers: Container[int] | None 
     better = False
     for stored in rows.values():
         row = ModelRow.from_json(stored)
-        path = session.files.checkpoint(row.model)
-        state = read_checkpoint(path) if path is not None and not math.isnan(row.score_val) else None
-        result = None if state is None else result_of(state, row, len(session.job.train))
+        result = _kept_result(session, row)
         if result is not None:
             row = replace(row, score_val=result.score, steps=result.steps)
             if numbers is not None:  # of this run, whose clock is the session's

@@ -125,6 +125,11 @@ def test_the_portfolio_holds_the_known_good_values_whatever_the_default_is() -> 
     assert queued[1] == {"learning_rate": CONFIG.optim.learning_rate, "rank": CONFIG.adapter.rank}
     rates = [q["learning_rate"] for q in queued[1:]]
     assert rates == [pytest.approx(r) for r in (1e-3, 10**-3.5, 10**-2.5)]
+    for _ in range(2):
+        trained(study, 0.4)
+    assert [chain.own for chain in chains_of(study.trials)] == [False, True]
+    thaw(study, chains_of(study.trials)[1])
+    assert [chain.own for chain in chains_of(study.trials)] == [False, True]
 
 
 def test_the_default_is_not_tried_twice() -> None:

@@ -25,7 +25,7 @@ from semseg_automl.search.planner import Fingerprint, Probe
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.run import gone_on, run_search
 from semseg_automl.search.run_folder import RunFolder, Start
-from semseg_automl.search.space import Categorical
+from semseg_automl.search.space import Categorical, Real
 from semseg_automl.search.study import chains_of
 from semseg_automl.search.trial import Attempt
 from semseg_automl.training import feature_store
@@ -290,6 +290,28 @@ def test_a_search_recovers_from_a_wrong_default(factor: float, monkeypatch: pyte
     good, _ = search(Rated([]), monkeypatch, 300.0, tune=None)
     assert found.best is not None and good.best is not None
     assert found.best.score >= good.best.score - 0.02
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(0.1, 1e-3), (0.001, 3.3e-5)])
+def test_where_looks_can_not_be_told_apart_the_librarys_own_values_go_on(
+    noise: float, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wrong default is ahead by 0.01 after its look, picture by picture by 0.01 plus or minus noise."""
+
+    def on_disk(_session: Any, row: Any) -> TrainResult:
+        signs = 0.0 if row.model == "default" else noise
+        pictures = tuple(row.score_val + signs * (-1) ** number for number in range(16))
+        return replace(result(row.score_val), per_image=pictures)
+
+    monkeypatch.setattr(trials, "_kept_result", on_disk)
+    wrong = RunConfig().replace(learning_rate=3.3e-5)
+    space = {"learning_rate": Real(3.3e-5, 1e-2, log=True)}
+    machine = Machine([0.469, 0.459, 0.45, 0.5])
+    tune = TuneSettings(num_trials=3)
+    outcome, _ = search(machine, monkeypatch, 300.0, config=wrong, tune=tune, spaces=space)
+    assert len(outcome.plan.rungs) == 2
+    assert [job.config.optim.learning_rate for job in machine.jobs[:2]] == [3.3e-5, 1e-3]
+    assert machine.jobs[3].config.optim.learning_rate == rate
 
 
 class Killed(BaseException):

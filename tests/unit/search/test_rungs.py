@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -47,6 +49,31 @@ def test_draining_takes_the_best_of_few() -> None:
     assert found is not None and found.root == 1
     assert promotable(chains((0.1,), (0.3, 0.2)), 2, draining=True) is None
     assert promotable([], 3, draining=True) is None
+
+
+def own_of(chains_: list[Chain], number: int, **changes: Any) -> list[Chain]:
+    return [replace(c, own=True, **changes) if c.root == number else c for c in chains_]
+
+
+def test_the_librarys_own_values_go_on_where_they_are_as_good_as_can_be_told() -> None:
+    three = own_of(chains((0.3,), (0.29,), (0.1,)), 1)
+    asked: list[tuple[int, int]] = []
+
+    def alike(own: Chain, best: Chain) -> bool:
+        asked.append((own.root, best.root))
+        return own.scores[0] > best.scores[0] - 0.02
+
+    found = promotable(three, 2, draining=True, alike=alike)
+    assert found is not None and found.root == 1 and asked == [(1, 0)]
+    found = promotable(own_of(chains((0.3,), (0.2,), (0.1,)), 1), 2, draining=True, alike=alike)
+    assert found is not None and found.root == 0
+    gone_on = own_of(chains((0.3,), (0.29, 0.31), (0.1,)), 1)
+    assert promotable(gone_on, 2, draining=True, alike=lambda *_: False) is None  # its time is spent
+    found = promotable(own_of(three, 1, keeps=False), 2, draining=True, alike=lambda *_: True)
+    assert found is not None and found.root == 0  # it breaks a limit
+    six = own_of(chains((0.3,), (0.29,), (0.1,), (0.31,), (0.0,), (0.05,)), 1)
+    found = promotable(six, 2, draining=True, alike=lambda *_: True)
+    assert found is not None and found.root == 3  # more than one goes on: by score
 
 
 def test_nan_is_last_equals_are_first_come_and_only_the_paused_go_on() -> None:
