@@ -164,6 +164,23 @@ class SegmentationModule(lightning.LightningModule):
             load_optimizer_tensors(optimizer, self.start.optimizer)
         return optimizer
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients together, as Lightning does, for fused optimisers, too.
+
+        Lightning refuses those in mixed precision, since they undo a scaler's work only within their step;
+        no precision that is used here (``TrainJob``) scales gradients.
+        """
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise NotImplementedError(f"gradients are clipped by norm, not by {gradient_clip_algorithm}")
+        if gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
     def optimizer_step(self, _epoch: int, _batch: int, optimizer: Any, closure: Any = None) -> None:
         """Set the learning rates from the run's fraction, step, update the weight average."""
         factor = learning_rate_factor(self.fraction(self.steps), self.config.optim, self.decay)

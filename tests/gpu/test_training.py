@@ -144,8 +144,10 @@ def test_a_prediction_halves_its_batch(
     assert "halving it" in caplog.text
     assert all((a == b).mean() > 0.99 for a, b in zip(found, expected, strict=True))
     limited(1.0)
+    with Image.open(textures["image"].iloc[0]) as picture:  # of a shape for which nothing is recorded yet
+        picture.resize((picture.width, picture.height // 2)).save(tmp_path / "wide.png")
     with pytest.raises(DeviceMemoryError, match="tile="):
-        seg.predict(textures, batch_size=1, tta=False)
+        seg.predict([tmp_path / "wide.png"], batch_size=1, tta=False)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from semseg_automl.models.devices import flushes_denormals
 from semseg_automl.training import module as module_file
 from semseg_automl.training.fit import make_datasets, make_segmenter, micro_batch, quiet_lightning, train
 from semseg_automl.training.job import Hooks, ModelState, TrainJob
+from semseg_automl.training.optim import OPTIMIZERS
 from semseg_automl.training.validate import validate
 
 Make = Callable[..., TrainJob]
@@ -149,6 +151,30 @@ def test_pruned_interrupted_and_out_of_time_all_leave_a_model(make_job: Make) ->
     assert (late.state, late.steps) == ("time", 1)
     for result in (pruned, interrupted, late):
         assert math.isfinite(result.score) and result.model.head
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_gradients_are_clipped_whatever_the_optimiser(
+    fused: bool, precision: str, make_job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning itself refuses fused optimisers, which are taken on CUDA, in mixed precision."""
+    norms: list[float] = []
+
+    class Optimizer(torch.optim.AdamW):
+        def __init__(self, groups: list, **kwargs: object) -> None:
+            super().__init__(groups, **kwargs, fused=fused)  # type: ignore[arg-type]
+
+        def step(self, closure: Any = None) -> Any:
+            with torch.enable_grad():
+                loss = closure()
+            gradients = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+            return super().step(lambda: loss)
+
+    monkeypatch.setitem(OPTIMIZERS, "adamw", Optimizer)
+    train(make_job(max_steps=3, gradient_clip=1e-3, precision=precision))
+    assert norms == pytest.approx([1e-3] * 3, rel=1e-3)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
