@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,15 @@ def _bar(bar: float | None, score: float) -> str:
 
 
 def adapters() -> str:
-    """The table of adapters that were trained with several seeds, best first on the set that comes first."""
+    """The table of adapters that were trained with several seeds, best first on the set with most."""
     cost = json.loads((BENCHMARK / "results" / "adapters_cost.json").read_text(encoding="utf-8"))["methods"]
     found = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted((BENCHMARK / "results" / "adapters_by_steps").glob("*/*.json"))
     ]
     scored = [r for r in found if r.get("test_score") is not None]
-    sets = list(dict.fromkeys(r["set"] for r in scored))
+    methods_on = Counter(name for name, _ in {(r["set"], r["method"]) for r in scored})
+    sets = sorted(methods_on, key=lambda name: (-methods_on[name], name))
     scores = {
         method: [[r["test_score"] for r in scored if (r["method"], r["set"]) == (method, s)] for s in sets]
         for method in dict.fromkeys(r["method"] for r in scored)

@@ -51,6 +51,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "larger pictures, fewer steps": {"image_size": 640, "crop_size": (480, 640)},
     "binary cross-entropy and Dice": {"loss": "bce_dice"},
     "the decoder alone": {"adapter": "decoder_only"},
+    "dense routing": {"routing": "dense"},
+    "LoRA in place of Conv-LoRA": {"adapter": "lora"},
     "weight decay 0.05": {"weight_decay": 0.05},
 }
 

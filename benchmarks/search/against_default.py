@@ -85,13 +85,15 @@ def summary(sets: list[str], seeds: int) -> int:
     print(f"all sets: search over default {statistics.mean(pooled):+.4f}")
     missed += statistics.mean(pooled) <= 0
     for variant in WRONG:
-        if not all(f"{name} {variant} 0" in runs for name in sets):
+        ran = sum(all(f"{name} {variant} {seed}" in runs for name in sets) for seed in range(seeds))
+        if not ran:
             print(f"{variant} was not run on all sets")
             missed += 1
             continue
-        mean = statistics.mean(gain for name in sets for gain in gains(variant, name, 1))
+        found = [gain for name in sets for gain in gains(variant, name, ran)]
+        mean, error = statistics.mean(found), statistics.stdev(found) / len(found) ** 0.5
         missed += mean < -0.02
-        print(f"all sets: {variant} over default {mean:+.4f}")
+        print(f"all sets: {variant} over default {mean:+.4f} +- {error:.4f} ({ran} seeds)")
     return missed
 
 
@@ -103,7 +105,7 @@ def plot(sets: list[str], seeds: int) -> None:
     _, axes = plt.subplots(1, len(sets), figsize=(4 * len(sets), 3), squeeze=False)
     for axis, name in zip(axes[0], sets, strict=True):
         for variant, colour in zip(variants(), ("C0", "C1", "C2", "C3"), strict=True):
-            for seed in range(1 if variant in WRONG else seeds):
+            for seed in range(seeds):
                 if f"{name} {variant} {seed}" not in runs:
                     continue
                 points = runs[f"{name} {variant} {seed}"]["progress"]
@@ -126,8 +128,9 @@ def main() -> int:
     if arguments.one:
         print(json.dumps(one(arguments.one)))
         return 0
-    rounds = [(seed, ("default", "search")) for seed in range(arguments.seeds)]
-    for seed, names in [] if arguments.table else [*rounds, (0, WRONG)]:
+    seeds = range(arguments.seeds)
+    rounds = [(seed, ("default", "search")) for seed in seeds] + [(seed, WRONG) for seed in seeds]
+    for seed, names in [] if arguments.table else rounds:
         for name in arguments.sets:
             for variant in names:
                 spec = {"set": name, "limit": arguments.limit, "seed": seed, "threads": 2}

@@ -157,7 +157,7 @@ def _fit_into(
 def _looked_at(problem: _Problem, request: FitRequest, remaining: float) -> tuple[_Problem, Fingerprint]:
     """The tables' fingerprint; where it asks for windows of large pictures, tables of those and theirs."""
     tables = problem.tables
-    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan)
+    print_ = fingerprint(tables.train, tables.val, tables.label_map, tables.scan, tables.variety)
     if "image_size" not in {*request.given, *request.spaces}:
         files = RunFolder(problem.folder)
         tables, print_ = cut_large_pictures(tables, print_, files, remaining, request.seed)

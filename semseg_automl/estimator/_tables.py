@@ -22,7 +22,7 @@ from semseg_automl.data.labels import (
     presence,
     scan_masks,
 )
-from semseg_automl.data.near_duplicates import near_duplicates
+from semseg_automl.data.near_duplicates import NearDuplicates, near_duplicates
 from semseg_automl.data.split import split_samples
 
 _LOG = get_logger("estimator")
@@ -30,13 +30,17 @@ _LOG = get_logger("estimator")
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """Training and validation samples with what was learned about their labels and intensities."""
+    """Training and validation samples with what was learned about their labels and intensities.
+
+    ``variety``: scenes over training pictures (``data.near_duplicates``), 0..1.
+    """
 
     train: Samples
     val: Samples
     label_map: LabelMap
     scan: LabelScan
     scaling: IntensityScaling | None
+    variety: float = 1.0
 
 
 def prepare_tables(
@@ -81,10 +85,13 @@ def prepare_tables(
         val = check_table(tuning_data, image=image, label=label, need_label=True, role="tuning_data")
         _check_tuning_channels(samples, val)
         _check_tuning_labels(val, label_map)
+    variety = 1.0
     if train is not val and len(samples) > 1:
-        _warn_of_near_duplicates(train, val, seed)
+        alike = near_duplicates(train.images, val.images, seed=seed)
+        variety = alike.variety
+        _warn_of_near_duplicates(alike, train, val)
     scaling = infer_scaling(samples.images, headers=samples.headers)
-    return Tables(train=train, val=val, label_map=label_map, scan=scan, scaling=scaling)
+    return Tables(train=train, val=val, label_map=label_map, scan=scan, scaling=scaling, variety=variety)
 
 
 def _log_rare_classes(scan: LabelScan, label_map: LabelMap) -> None:
@@ -111,9 +118,8 @@ def _warn_of_missing_classes(
             )
 
 
-def _warn_of_near_duplicates(train: Samples, val: Samples, seed: int) -> None:
+def _warn_of_near_duplicates(found: NearDuplicates, train: Samples, val: Samples) -> None:
     """Say which validation pictures training has nearly seen: their scores flatter the model."""
-    found = near_duplicates(train.images, val.images, seed=seed)
     if not found.pairs:
         return
     shown = ", ".join(f"{val.index[v]!r} and {train.index[t]!r}" for t, v in found.pairs[:3])

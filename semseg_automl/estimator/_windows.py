@@ -61,7 +61,7 @@ def cut_large_pictures(
     _LOG.info(
         "%s. Training sees %d windows of at most %d, validation %d.", lost, len(train), MAX_SIDE, len(val)
     )
-    windows = fingerprint(train, val, tables.label_map, tables.scan)
+    windows = fingerprint(train, val, tables.label_map, tables.scan, tables.variety)
     cut = replace(windows, cut_from=(print_.height, print_.width))
     return replace(tables, train=train, val=val), cut
 

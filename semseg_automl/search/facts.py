@@ -32,7 +32,9 @@ _SMALLEST_SIDE = 64
 _LONG = 20.0  # seconds from which a probe of the real size, in two precisions, is worth its time
 
 
-def fingerprint(train: Samples, val: Samples, label_map: LabelMap, scan: LabelScan) -> Fingerprint:
+def fingerprint(
+    train: Samples, val: Samples, label_map: LabelMap, scan: LabelScan, variety: float = 1.0
+) -> Fingerprint:
     """Sizes, class shares and thinness of the tables; a few dozen masks are read again."""
     heights, widths = zip(*train.sizes, strict=True)
     counts = class_counts(scan, label_map).sum(0).astype(np.float64)
@@ -46,6 +48,7 @@ def fingerprint(train: Samples, val: Samples, label_map: LabelMap, scan: LabelSc
         thinness=thinnest_class(train.masks or (), label_map),
         foreground=float(1.0 - counts.max() / total) if total else 0.0,
         rarest=float(counts[counts > 0].min() / total) if total else 1.0,
+        variety=variety,
     )
 
 

@@ -34,8 +34,12 @@ SEARCH_SAMPLES = 6000
 LIGHT_EPOCHS = 60
 """Below so many epochs flips are augmentation enough: stronger changes cost more fit than they gain in
 variety (leaf_disease, 12 epochs, two splits of its training tables: IoU 0.569 against 0.554), and flips leave
-features that can be kept. On unseen videos of polyp_clinicdb, 8 epochs, "medium" was ahead by 0.028 with a
-standard error of 0.023 (four folds, ``benchmarks/quality/recipes.md``): not enough to change the rule."""
+features that can be kept."""
+FRAMES = 0.5
+"""Of pictures that show less than so many scenes each (frames of videos) a model sees scenes more often than
+epochs tell, and flips are not enough: on unseen videos of polyp_clinicdb (variety 0.27, 8 epochs) "medium" is
+ahead of "light" by 0.028 +- 0.024 on the videos tested on and by 0.032 +- 0.023 on those validated on (six
+folds, ``benchmarks/quality/recipes.md``)."""
 SMALL_SHARE, SMALL_STEPS, SMALL_SIDE = 0.6, 50, 192
 """Where things are thick and the clock ends the training, this share of it sees smaller pictures (of at
 least so many pixels a side), if so many steps would fit at full size alone: the change must not come in the
@@ -71,7 +75,8 @@ class Fingerprint:
     labelled pixels that are not of the most frequent class, ``thinness`` the thickness of the
     thinnest class as a share of the long side (``data.fingerprint.thinnest_class``), ``rarest`` the share
     of labelled pixels of the rarest class that occurs. ``cut_from``: median (H, W) of the pictures of which
-    these are windows, None where they are whole."""
+    these are windows, None where they are whole. ``variety``: scenes over training pictures, 0..1
+    (``data.near_duplicates``)."""
 
     n_train: int
     n_val: int
@@ -82,6 +87,7 @@ class Fingerprint:
     thinness: float
     rarest: float = 1.0
     cut_from: tuple[int, int] | None = None
+    variety: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,8 +309,8 @@ def _schedule(
     if math.isfinite(horizon):
         epochs = min(epochs, _TRAINING_SHARE * horizon / max(sample, 1e-6) / print_.n_train)
     if "augment" not in request.given and epochs < LIGHT_EPOCHS:
-        config = config.replace(augment="light")
-        reasons.append(f"augment 'light': a model sees each picture some {max(1, round(epochs))} times")
+        config, words = _few_epochs(config, print_, epochs)
+        reasons.append(words)
     return Plan(
         config=config,
         trials=trials,
@@ -318,6 +324,15 @@ def _schedule(
         rungs=rungs,
         workers=workers,
     )
+
+
+def _few_epochs(config: RunConfig, print_: Fingerprint, epochs: float) -> tuple[RunConfig, str]:
+    """The augmentation where a model does not see each picture often, and why."""
+    if print_.variety < FRAMES:
+        scenes = max(1, round(print_.variety * print_.n_train))
+        return config, f"augment {config.optim.augment!r}: the pictures show about {scenes} scenes"
+    times = f"a model sees each picture some {max(1, round(epochs))} times"
+    return config.replace(augment="light"), f"augment 'light': {times}"
 
 
 def _in_words(

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from semseg_automl.core.errors import DeviceMemoryError, SemsegError
 from semseg_automl.models.devices import give_back_memory
@@ -145,9 +146,9 @@ def test_a_prediction_halves_its_batch(
     assert all((a == b).mean() > 0.99 for a, b in zip(found, expected, strict=True))
     limited(1.0)
     with Image.open(textures["image"].iloc[0]) as picture:  # of a shape for which nothing is recorded yet
-        picture.resize((picture.width, picture.height // 2)).save(tmp_path / "wide.png")
+        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png")
     with pytest.raises(DeviceMemoryError, match="tile="):
-        seg.predict([tmp_path / "wide.png"], batch_size=1, tta=False)
+        seg.predict([tmp_path / "turned.png"], batch_size=1, tta=False)
 
 
 @pytest.fixture

@@ -11,7 +11,14 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from semseg_automl.data import near_duplicates as module
-from semseg_automl.data.near_duplicates import DISTANCE, difference_hash, distances, near_duplicates
+from semseg_automl.data.near_duplicates import (
+    ALIKE,
+    DISTANCE,
+    difference_hash,
+    distances,
+    near_duplicates,
+    variety,
+)
 
 
 def scene(seed: int, size: tuple[int, int] = (240, 320)) -> np.ndarray:
@@ -92,3 +99,24 @@ def test_a_large_table_is_looked_at_as_far_as_the_time_goes(monkeypatch: pytest.
     started = time.monotonic()
     found = near_duplicates([np.full((1, 1), i) for i in range(50_000)], [np.full((1, 1), -1)], seconds=0.3)
     assert 256 <= found.looked_at < 50_000 and time.monotonic() - started < 30
+
+
+def test_frames_are_few_scenes_and_separate_pictures_are_as_many() -> None:
+    apart = [scene(i) for i in range(40)]
+    assert near_duplicates(apart, apart[:1]).variety == 1.0
+    moving = [np.roll(scene(i), 4 * k, axis=1) for i in range(5) for k in range(8)]
+    found = near_duplicates(moving, apart[:1])
+    assert 5 / 40 <= found.variety <= 10 / 40 and found.looked_at == 40
+    chain = np.packbits(np.tril(np.ones((129, 128), np.uint8)), axis=1)  # each differs by a bit from the next
+    assert variety(chain) == 1 / 129 and variety(chain[:: ALIKE + 1]) == 1.0  # joined by others, or not
+    assert variety(chain[:0]) == 1.0
+    assert near_duplicates([np.zeros((9, 9), np.uint8)], apart[:1]).variety == 1.0  # flat: nothing is known
+
+
+def test_a_large_table_is_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(module, "variety", lambda codes: sizes.append(len(codes)) or 0.5)
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(module, "_hash", lambda _s: rng.integers(0, 256, 16, dtype=np.uint8))
+    pictures = [np.zeros((1, 1), np.uint8)] * 3000
+    assert near_duplicates(pictures, pictures[:1], seconds=60.0).variety == 0.5 and sizes == [1024]

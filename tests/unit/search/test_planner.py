@@ -231,6 +231,14 @@ def test_few_epochs_get_flips_only() -> None:
     assert plan(seconds=math.inf, hyper={"max_epochs": 100}).config.optim.augment == "medium"
 
 
+def test_frames_of_videos_get_more_than_flips() -> None:
+    frames = plan(replace(FACTS, n_train=400, variety=0.25))
+    assert frames.config.optim.augment == RunConfig().optim.augment != "light"
+    assert frames.reasons[-1] == "augment 'medium': the pictures show about 100 scenes"
+    assert plan(replace(FACTS, variety=0.8)).config.optim.augment == "light"
+    assert plan(replace(FACTS, variety=0.1), hyper={"augment": "none"}).config.optim.augment == "none"
+
+
 def test_thick_things_are_seen_more_often_rather_than_larger() -> None:
     leaf = replace(FACTS, height=480, width=640, thinness=0.06)
     found = plan(leaf, replace(LAPTOP, train_seconds_per_mpx=2.0))
