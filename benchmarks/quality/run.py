@@ -83,7 +83,7 @@ def run(name: str) -> dict[str, Any]:
         "seconds_per_step": round(float(row["seconds_per_step"]), 4),
         "peak_memory_mb": round(float(row["peak_memory_mb"])),
         "n_trainable": int(row["n_trainable"]),
-        "image_size": row["image_size"],
+        "image_size": str(row["image_size"]),
         "history": summary["history"],
         "artifact_mib": round(size / 2**20, 2),
         "load_average_before": load_before,
