@@ -75,7 +75,7 @@ def _own_first(ranked: list[Chain], rung: int, alike: Callable[[Chain, Chain], b
     best = ranked[0]
     if own is None or own is best or own.keeps != best.keeps:
         return ranked
-    if len(own.scores) > rung + 1 or alike(own, best):
+    if len(own.scores) > rung + 1 or (own.status != DROPPED and alike(own, best)):
         return [own, *(c for c in ranked if c is not own)]
     return ranked
 

@@ -311,7 +311,6 @@ def _trainer(job: TrainJob, coach: Coach, max_steps: int, world: int) -> lightni
         max_steps=max_steps,
         max_epochs=-1,
         accumulate_grad_batches=job.config.optim.batch_size // world // micro_batch(job, world),
-        gradient_clip_val=job.config.optim.gradient_clip or None,
         callbacks=[coach],
         use_distributed_sampler=False,
         logger=False,

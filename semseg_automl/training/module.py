@@ -164,22 +164,15 @@ class SegmentationModule(lightning.LightningModule):
             load_optimizer_tensors(optimizer, self.start.optimizer)
         return optimizer
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the norm of all gradients together, as Lightning does, for fused optimisers, too.
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the norm of all gradients together.
 
-        Lightning refuses those in mixed precision, since they undo a scaler's work only within their step;
-        no precision that is used here (``TrainJob``) scales gradients.
+        Not left to the Trainer's ``gradient_clip_val``: in mixed precision Lightning refuses it with fused
+        optimisers, which undo a scaler's work within their step; no precision of a ``TrainJob`` has one.
         """
-        if gradient_clip_algorithm not in (None, "norm"):
-            raise NotImplementedError(f"gradients are clipped by norm, not by {gradient_clip_algorithm}")
-        if gradient_clip_val:
+        if self.config.optim.gradient_clip:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.gradient_clip)
 
     def optimizer_step(self, _epoch: int, _batch: int, optimizer: Any, closure: Any = None) -> None:
         """Set the learning rates from the run's fraction, step, update the weight average."""

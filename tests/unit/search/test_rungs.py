@@ -69,6 +69,8 @@ def test_the_librarys_own_values_go_on_where_they_are_as_good_as_can_be_told() -
     assert found is not None and found.root == 0
     gone_on = own_of(chains((0.3,), (0.29, 0.31), (0.1,)), 1)
     assert promotable(gone_on, 2, draining=True, alike=lambda *_: False) is None  # its time is spent
+    found = promotable(own_of(three, 1, status=DROPPED), 2, draining=True, alike=lambda *_: True)
+    assert found is not None and found.root == 0  # it failed when it went on
     found = promotable(own_of(three, 1, keeps=False), 2, draining=True, alike=lambda *_: True)
     assert found is not None and found.root == 0  # it breaks a limit
     six = own_of(chains((0.3,), (0.29,), (0.1,), (0.31,), (0.0,), (0.05,)), 1)
