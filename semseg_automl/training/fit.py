@@ -34,7 +34,7 @@ from semseg_automl.training.feature_cache import attach_cache, forms
 from semseg_automl.training.graphs import StepGraphs, can_record
 from semseg_automl.training.job import Hooks, TrainJob, TrainResult
 from semseg_automl.training.module import SegmentationModule
-from semseg_automl.training.readers import in_own_words
+from semseg_automl.training.readers import in_own_words, killed_reader
 
 _LOG = get_logger("training")
 _PATIENCE = datetime.timedelta(days=1)
@@ -196,9 +196,13 @@ def _fit(trainer: lightning.Trainer, module: SegmentationModule, loader: DataLoa
         coach.state = "nan"
         _LOG.warning("Training stopped early: %s. The best weights so far are kept.", error)
     except DataError as error:
-        if (plain := in_own_words(error)) is error:
+        if killed := killed_reader(error):  # it came while this process read a picture itself
+            if not coach.stops_for(error, trainer, module):
+                raise RuntimeError(killed) from error
+        elif (plain := in_own_words(error)) is error:
             raise
-        raise plain from None
+        else:
+            raise plain from None
     except RuntimeError as error:
         if not coach.stops_for(error, trainer, module):
             raise

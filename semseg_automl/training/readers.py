@@ -18,11 +18,20 @@ def lost_reader(error: BaseException) -> str | None:
     The words are torch's, which has no class for it; they are also found in the error that a process
     of a training on several devices has left.
     """
-    text = str(error)
-    if killed := _KILLED.search(text):
-        return killed.group().strip()
-    lines = text.strip().splitlines()
+    if killed := killed_reader(error):
+        return killed
+    lines = str(error).strip().splitlines()
     return next((line.strip() for line in reversed(lines) if any(sign in line for sign in _STARVED)), None)
+
+
+def killed_reader(error: BaseException) -> str | None:
+    """In words that a reading process was killed; None for other errors.
+
+    torch raises that in a signal handler, wherever this process is: in the midst of a picture, too,
+    where the reader of pictures takes it for the picture's fault (a DataError with torch's words).
+    """
+    killed = _KILLED.search(str(error))
+    return killed.group().strip() if killed else None
 
 
 def in_own_words(error: DataError) -> DataError:

@@ -18,7 +18,7 @@ import torch
 
 from semseg_automl import SemanticSegmentor
 from semseg_automl.core.errors import DataError
-from semseg_automl.data import dataset
+from semseg_automl.data import dataset, reading
 from semseg_automl.data.datasets import make_textures
 from semseg_automl.training.module import SegmentationModule
 from tests.integration.quick import SMALL, tiny
@@ -68,6 +68,29 @@ def test_a_reader_that_is_killed_is_done_without(
     assert "Going on from the last validation with num_workers=0" in caplog.text
     row = seg.leaderboard().set_index("model").loc["default"]
     assert row["state"] == "finished" and "lost" in row["reason"]
+    assert same(seg, fit(table, tmp_path / "undisturbed", workers=0))
+
+
+def test_a_reader_that_is_killed_while_the_fit_reads_a_picture_itself(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch raises a reader's end wherever the fit is: in a validation picture, which is not at fault."""
+    monkeypatch.setattr(dataset, "_cache_size", lambda: 0)
+    calls, real, main = itertools.count(), reading.orientation_of, os.getpid()
+
+    def kills(*arguments: Any, **named: Any) -> int:
+        readers = multiprocessing.active_children()
+        if os.getpid() == main and readers and next(calls) == 2:  # one validation picture: after two of them
+            os.kill(readers[0].pid or 0, signal.SIGKILL)
+            time.sleep(10)  # ended by torch's error
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reading, "orientation_of", kills)
+        seg = fit(table, tmp_path / "killed", workers=2)
+    assert next(calls) > 2 and not multiprocessing.active_children()
+    assert "A process that reads pictures was lost (DataLoader worker (pid" in caplog.text
+    assert seg.leaderboard().set_index("model").loc["default", "state"] == "finished"
     assert same(seg, fit(table, tmp_path / "undisturbed", workers=0))
 
 
