@@ -7,7 +7,9 @@
 Start it in the project's root. Data sets are folders of $SEMSEG_AUTOML_DATA, unpacked as they are published
 (``readers.py`` and ``sets.py`` say which and how). Each run is ``presets="conv_lora_paper"`` with the set's
 own hyperparameters and one seed, in a process of its own; its JSON is kept in ``results/`` and never run
-again.
+again. Pictures have a long side of 1024 pixels, as the encoder was pretrained and as the paper trains (it
+squashes them to squares; here they keep their aspect). ``--image-size`` and ``--max-epochs`` are for smaller
+machines: what was changed is part of the result's name and of its row.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 SEEDS = (0, 1, 2)
 BACKBONE = "sam_vit_h"
-PAPER_EPOCHS = 30
+PAPER = {"max_epochs": 30, "image_size": 1024}
 
 
 def read(spec: PaperSet) -> Tables:
@@ -47,13 +49,13 @@ def read(spec: PaperSet) -> Tables:
     return READERS[spec.reader](folder)
 
 
-def run(name: str, seed: int, backbone: str, max_epochs: int | None = None) -> dict[str, Any]:
+def run(name: str, seed: int, backbone: str, size_and_epochs: dict[str, int]) -> dict[str, Any]:
     """One training and its test scores, in this process."""
     from semseg_automl import SemanticSegmentor
 
     spec = SETS[name]
     tables = read(spec)
-    changes = dict(spec.hyperparameters) | ({} if max_epochs is None else {"max_epochs": max_epochs})
+    changes = dict(spec.hyperparameters) | size_and_epochs
     with tempfile.TemporaryDirectory() as folder:
         seg = SemanticSegmentor(
             problem_type=spec.problem_type,
@@ -86,14 +88,16 @@ def run(name: str, seed: int, backbone: str, max_epochs: int | None = None) -> d
         "validation_score": summary["score_val"],
         "fit_seconds": round(seconds, 1),
         "steps": summary["steps"],
+        "precision": summary["precision"],
         **circumstances(),
     }
 
 
-def result_path(name: str, seed: int, backbone: str, max_epochs: int | None = None) -> Path:
+def result_path(name: str, seed: int, backbone: str, size_and_epochs: dict[str, int]) -> Path:
     """Where a run's result lies."""
-    shorter = "" if max_epochs is None else f"-{max_epochs}epochs"
-    return RESULTS / f"{name}-{Path(backbone).stem}{shorter}-{seed}.json"
+    signs = {"max_epochs": "epochs", "image_size": "pixels"}
+    changed = [f"-{size_and_epochs[k]}{sign}" for k, sign in signs.items() if size_and_epochs[k] != PAPER[k]]
+    return RESULTS / f"{name}-{Path(backbone).stem}{''.join(changed)}-{seed}.json"
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -103,22 +107,24 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(results: Iterable[dict[str, Any]]) -> str:
-    """A Markdown table, a row for each set, backbone, number of epochs and test."""
-    groups: dict[tuple[str, str, int, str], list[dict[str, float]]] = {}
+    """A Markdown table, a row for each set, backbone, picture size, number of epochs and test."""
+    groups: dict[tuple[str, str, int, int, str], list[dict[str, float]]] = {}
     for result in sorted(results, key=lambda r: (r["set"], r["backbone"], r["seed"])):
-        epochs = result["hyperparameters"].get("max_epochs", PAPER_EPOCHS)
+        size, epochs = (result["hyperparameters"][name] for name in ("image_size", "max_epochs"))
         for test, scores in result["test"].items():
-            groups.setdefault((result["set"], result["backbone"], epochs, test), []).append(scores)
+            key = (result["set"], result["backbone"], size, epochs, test)
+            groups.setdefault(key, []).append(scores)
     lines = [
-        "| set | backbone | epochs | test | seeds | scores, mean ± standard error |",
-        "|---|---|---|---|---|---|",
+        "| set | backbone | pixels | epochs | test | seeds | scores, mean ± standard error |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for (name, backbone, epochs, test), runs in groups.items():
+    for (name, backbone, size, epochs, test), runs in groups.items():
         cells = []
         for metric in runs[0]:
             mean, error = mean_and_error([scores[metric] for scores in runs])
             cells.append(f"{metric} {mean:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}"))
-        lines.append(f"| {name} | {backbone} | {epochs} | {test} | {len(runs)} | {', '.join(cells)} |")
+        row = (name, backbone, size, epochs, test, len(runs), ", ".join(cells))
+        lines.append(f"| {' | '.join(str(cell) for cell in row)} |")
     return "\n".join(lines)
 
 
@@ -132,17 +138,20 @@ def list_sets() -> None:
         print(f"{name:20} {spec.source}\n{'':20} {state}" + (f"\n{'':20} {spec.note}" if spec.note else ""))
 
 
+def _size_and_epochs(arguments: argparse.Namespace) -> dict[str, int]:
+    return {"max_epochs": arguments.max_epochs, "image_size": arguments.image_size}
+
+
 def _run_missing(arguments: argparse.Namespace) -> bool:
     """Run what has no result, one at a time; True if nothing failed or was stopped."""
-    good = True
+    good, changed = True, _size_and_epochs(arguments)
     for name in arguments.names:
         for seed in arguments.seeds:
-            if result_path(name, seed, arguments.backbone, arguments.max_epochs).exists():
+            if result_path(name, seed, arguments.backbone, changed).exists():
                 continue
             command = [sys.executable, "-m", "benchmarks.paper.run", "--one", name, str(seed)]
             command += ["--backbone", arguments.backbone]
-            if arguments.max_epochs is not None:
-                command += ["--max-epochs", str(arguments.max_epochs)]
+            command += ["--max-epochs", str(arguments.max_epochs), "--image-size", str(arguments.image_size)]
             ended = run_apart(command)
             if ended is None:
                 return False
@@ -160,7 +169,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*SETS, []], metavar="SET")
     parser.add_argument("--backbone", default=BACKBONE)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--max-epochs", type=int, help="instead of the paper's 30; kept in the result")
+    parser.add_argument("--max-epochs", type=int, default=PAPER["max_epochs"])
+    parser.add_argument("--image-size", type=int, default=PAPER["image_size"], help="long side in pixels")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("SET", "SEED"), help=argparse.SUPPRESS)
@@ -170,9 +180,9 @@ def main() -> int:
         return 0
     if arguments.one:
         name, seed = arguments.one[0], int(arguments.one[1])
-        result = run(name, seed, arguments.backbone, arguments.max_epochs)
+        result = run(name, seed, arguments.backbone, _size_and_epochs(arguments))
         RESULTS.mkdir(exist_ok=True)
-        path = result_path(name, seed, arguments.backbone, arguments.max_epochs)
+        path = result_path(name, seed, arguments.backbone, _size_and_epochs(arguments))
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         return 0
     failed = not _run_missing(arguments)
