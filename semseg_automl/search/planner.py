@@ -174,21 +174,34 @@ def train_pixels(print_: Fingerprint, side: int, crop: ImageSize | None) -> floa
 
 
 def choose_size(
-    print_: Fingerprint, probe: Probe, seconds: float, factor: float = 1.0
-) -> tuple[int, tuple[int, int], str]:
-    """Largest side (and its crop) with which ``seconds`` hold a decent training, and why."""
-    natural = natural_side(print_, factor)
-    thin = print_.thinness < THIN
-    wanted = min(THIN_SAMPLES if thin else WANTED_SAMPLES, 60 * print_.n_train)
+    print_: Fingerprint, probe: Probe, seconds: float, request: FitRequest
+) -> tuple[int, ImageSize | None, str]:
+    """Largest side (and its crop) with which ``seconds`` hold a decent training, and why.
+
+    A crop size that was given stays; None means whole pictures, which cost what they cost.
+    """
+    natural, given = natural_side(print_, request.size_factor), "crop_size" in request.given
+    asked = request.config.optim.crop_size
+    whole = given and asked is None
+    thin = print_.thinness < THIN and not whole
+    wanted = min(THIN_SAMPLES if print_.thinness < THIN else WANTED_SAMPLES, 60 * print_.n_train)
     for side, limit in _sizes(natural, thin=thin):
-        crop = train_crop(print_, side, limit)
+        crop: ImageSize | None = None if whole else train_crop(print_, side, limit)
         cost = train_pixels(print_, side, crop) * probe.train_seconds_per_mpx
         needed = wanted if side > MIN_SIDE else min(wanted, LEAST_SAMPLES)
         if seconds / cost >= needed:
             break
-    full = (side, limit) == (natural, MAX_CROP)
+    full = side == natural and limit == MAX_CROP
     why = "suits the pictures" if full else f"the largest with {needed} training samples in the time"
-    return side, crop, f"image_size {side}, trained on crops of {crop[0]} x {crop[1]}: {why}"
+    crop = asked if given else crop
+    return side, crop, f"image_size {side}, trained on {_crops_in_words(crop)}: {why}"
+
+
+def _crops_in_words(crop: ImageSize | None) -> str:
+    if crop is None:
+        return "whole pictures"
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    return f"crops of {height} x {width}"
 
 
 def _sizes(natural: int, *, thin: bool) -> Iterator[tuple[int, int]]:
@@ -214,11 +227,8 @@ def make_plan(
         usable = math.inf
         if math.isfinite(remaining):
             usable = _TRAINING_SHARE * remaining - min(val, 0.1 * remaining)
-        side, crop, reason = choose_size(print_, probe, usable, request.size_factor)
-        changes: dict[str, object] = {"image_size": side}
-        if "crop_size" not in request.given:
-            changes["crop_size"] = crop
-        config = config.replace(**changes)
+        side, crop, reason = choose_size(print_, probe, usable, request)
+        config = config.replace(image_size=side, crop_size=crop)
         reasons.append(reason)
     if "class_crops" not in request.given and misses_classes(print_, side, config.optim.crop_size):
         config = config.replace(class_crops=CLASS_CROPS)

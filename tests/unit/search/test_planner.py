@@ -153,8 +153,16 @@ def test_a_fixed_image_size_is_respected(size: Any) -> None:
 
 
 def test_a_fixed_crop_is_respected() -> None:
-    assert plan(hyper={"crop_size": 128}).config.optim.crop_size == 128
-    assert plan(hyper={"crop_size": None}).config.optim.crop_size is None
+    fixed, whole = plan(hyper={"crop_size": 128}), plan(hyper={"crop_size": None})
+    assert fixed.config.optim.crop_size == 128 and whole.config.optim.crop_size is None
+    assert "trained on crops of 128 x 128" in fixed.reasons[0]
+    assert "trained on whole pictures" in whole.reasons[0]
+
+
+def test_whole_pictures_cost_what_they_cost() -> None:
+    """Where no crops may shrink, the pictures do, until the time holds as many as with crops."""
+    roads, slow = replace(FACTS, height=750, width=750), replace(LAPTOP, train_seconds_per_mpx=2.7)
+    assert side(plan(roads, slow)) == 768 and side(plan(roads, slow, hyper={"crop_size": None})) <= 448
 
 
 def test_size_factor_of_a_preset_stays_in_bounds() -> None:
