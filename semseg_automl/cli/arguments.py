@@ -17,8 +17,8 @@ _EPILOG = """examples:
   semseg-automl predict model/ pictures/ --output-dir masks/
   semseg-automl report model/ test.csv --output report.html
 
-exit code: 0 done; 1 a run that failed (no weights, no model, interrupted, pictures that predict
-could not read); 2 wrong input."""
+exit code: 0 done; 1 a run that failed (no weights, no model came of it, interrupted, pictures that
+predict could not read); 2 wrong input (arguments, tables, folders, saved models)."""
 _HYPERPARAMETERS = """name=value,... or a JSON object; a list in brackets means choices to search,
                      e.g. "rank=[4,8,16],adapter=lora" or '{"image_size": 512}'"""
 
@@ -91,7 +91,7 @@ def _fit(parser: argparse.ArgumentParser) -> None:
     )
     add("--groups", metavar="COLUMN", help="rows that share its value stay on one side of the split")
     add("--presets", metavar="NAME", help=f"{', '.join(PRESETS)}; default: {DEFAULT_PRESET}")
-    add("--backbone", metavar="NAME", help=f"{', '.join(BACKBONES)}, or a weight file; default: auto")
+    add("--backbone", metavar="NAME", help=f"{', '.join(BACKBONES)}, timm:NAME or a file; default: auto")
     add("--hyperparameters", metavar="VALUES", help=_HYPERPARAMETERS)
     add("--problem-type", choices=("binary", "multiclass"), help="default: inferred from the masks")
     add("--classes", metavar="NAMES", help="names such as sky,road for the mask values in ascending order")

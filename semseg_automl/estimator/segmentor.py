@@ -45,7 +45,8 @@ class SemanticSegmentor(Looks, BaseEstimator):
     eval_metric : str or None
         Name in ``metrics.registry``; None: "iou" for binary, "mean_iou" for multiclass.
     backbone : str or path
-        "auto", a registered name ("mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h") or a weight file.
+        "auto" (mobile_sam, or on CUDA the largest SAM at hand that fits), a name such as "mobile_sam",
+        "sam_vit_b" ("_l", "_h"), "timm:NAME", or a weight file.
     path : path or None
         Folder of the model; None: a new time-stamped folder under ``./SemsegModels``.
     random_state : int
@@ -66,8 +67,7 @@ class SemanticSegmentor(Looks, BaseEstimator):
         Its eval metric on the validation pictures (greater is better).
     feature_names_in_ : ndarray of str, (1,)
         The one column of a table that is read as input; others may be there, in any order.
-    n_features_in_ : int
-        1.
+    n_features_in_ : int, always 1
     study_ : optuna.Study or None
     path_ : pathlib.Path
     """
@@ -136,7 +136,7 @@ class SemanticSegmentor(Looks, BaseEstimator):
         tuning_data : table like ``train_data``, optional
             Validation pictures; None holds out part of ``train_data``.
         time_limit : float, optional
-            Seconds of wall clock for the whole call, kept to within 5 % + 5 s.
+            Seconds of wall clock for all, kept to 5 % + 5 s. None: no limit, or an hour to search in.
         presets : str, optional
             "medium_quality" (None), "high_quality", "best_quality", "fast_inference", "conv_lora_paper".
         hyperparameters : mapping, optional
@@ -363,8 +363,8 @@ class SemanticSegmentor(Looks, BaseEstimator):
     def leaderboard(self, data: Any = None) -> pd.DataFrame:
         """One row per model, best first; with ``data`` the kept model and the baseline are scored on it.
 
-        Columns: model, score_val, score_test (with data; NaN for models that were not kept), state,
-        reason, every hyperparameter, fit_time, seconds_per_step, predict_time, n_trainable, peak_memory_mb.
+        Columns: model, score_val, score_test (with data; NaN for models not kept), state, reason, each
+        hyperparameter, fit_time, seconds_per_step, predict_time, n_trainable, peak_memory_mb, worker.
         """
         from semseg_automl.estimator.leaderboard import leaderboard_frame
 
