@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,23 @@ import pandas as pd
 from PIL import Image
 
 from semseg_automl.core.errors import ConfigError, DataError
-from semseg_automl.core.optional import require
+from semseg_automl.core.log import get_logger
 from semseg_automl.data.complaints import Complaints
 from semseg_automl.data.images import image_size
+from semseg_automl.data.shapes import Shape, draw_shapes
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-Shape = tuple[int, Any]  # value, and a list of polygons (n, 2) in pixels or a COCO run-length dict
+_LOG = get_logger("data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    """What belongs to one picture. ``size``: (H, W) that its annotations are for, where they say it."""
+
+    image: Path
+    name: Path
+    shapes: list[Shape]
+    size: tuple[int, int] | None = None
 
 
 def from_coco(
@@ -31,8 +44,9 @@ def from_coco(
     annotations : JSON file with ``images``, ``annotations`` and ``categories``
     images : folder that ``file_name`` is relative to
     masks : folder
-        Gets a PNG for each picture: 0 for background, else the category's id (ids + 1 where a category
-        has the id 0). Smaller objects lie on top. Polygons and run lengths are drawn; compressed run
+        Gets a PNG for each picture, of the same name (``a.jpg.png`` where there are an ``a.jpg`` and an
+        ``a.png``): 0 for background, else the category's id (ids + 1 where a category has the id 0).
+        Smaller objects lie on top. Polygons and run lengths are drawn; compressed run
         lengths need ``pip install 'semseg_automl[coco]'``.
 
     Returns
@@ -43,7 +57,8 @@ def from_coco(
     Raises
     ------
     DataError
-        Everything that is wrong with the file, by picture and annotation id.
+        Everything that is wrong with the file, by picture and annotation id; pictures of another size
+        than it says; a folder where a mask would replace a picture.
     """
     content = _read_json(Path(annotations))
     complaints = Complaints(str(annotations))
@@ -54,30 +69,61 @@ def from_coco(
     of_image: dict[Any, list[Mapping[str, Any]]] = {}
     for annotation in content["annotations"]:
         of_image.setdefault(annotation.get("image_id"), []).append(annotation)
-    rows = []
+    drawings = []
     for entry in content["images"]:
-        path = Path(images) / entry["file_name"]
-        found = sorted(of_image.pop(entry["id"], ()), key=lambda a: -float(a.get("area", 0)))
-        shapes: list[Shape] = []
-        for annotation in found:
-            value, drawn = int(annotation["category_id"]) + shift, annotation.get("segmentation")
-            if value not in names:
-                complaints.add(
-                    "unknown category", f"category_id {annotation['category_id']}", annotation.get("id")
-                )
-            elif isinstance(drawn, Mapping):
-                shapes.append((value, drawn))
-            elif drawn:
-                shapes.append(
-                    (value, [np.reshape(p, (-1, 2)) for p in drawn if len(p) >= 6 and len(p) % 2 == 0])
-                )
-            else:
-                text = "it has a box only, a mask needs a polygon or run lengths"
-                complaints.add("annotation without a segmentation", text, annotation.get("id"))
-        rows.append((path, Path(masks) / Path(entry["file_name"]).with_suffix(".png"), shapes))
+        found = sorted(of_image.pop(entry["id"], ()), key=lambda a: -float(a.get("area") or 0))
+        shapes = [_coco_shape(annotation, shift, names, complaints) for annotation in found]
+        path, height, width = Path(images) / entry["file_name"], entry.get("height"), entry.get("width")
+        drawings.append(
+            _Drawing(
+                image=path,
+                name=_below(path, Path(images)),
+                shapes=[shape for shape in shapes if shape is not None],
+                size=(int(height), int(width)) if height and width else None,
+            )
+        )
     for image_id in of_image:
         complaints.add("unknown image", f"annotations of image_id {image_id!r}, which is not among images")
-    return _written(rows, {0: "background", **names}, complaints)
+    return _written(drawings, Path(masks), {0: "background", **names}, complaints)
+
+
+def _coco_shape(
+    annotation: Mapping[str, Any], shift: int, names: Mapping[int, str], complaints: Complaints
+) -> Shape | None:
+    """The class and what is to be drawn of one annotation; None with a complaint, or for a mere line."""
+    category, drawn, number = annotation["category_id"], annotation.get("segmentation"), annotation.get("id")
+    if not isinstance(category, int) or category + shift not in names:
+        complaints.add("unknown category", f"category_id {category}", number)
+        return None
+    if isinstance(drawn, Mapping):
+        return category + shift, drawn
+    if not drawn:
+        text = "it has a box only, a mask needs a polygon or run lengths"
+        complaints.add("annotation without a segmentation", text, number)
+        return None
+    if not isinstance(drawn, list) or not all(_is_flat(polygon) for polygon in drawn):
+        text = "a segmentation is a list of polygons [x1, y1, x2, y2, ...]"
+        complaints.add("segmentation of another form", text, number)
+        return None
+    if polygons := [np.reshape(p, (-1, 2)) for p in drawn if len(p) >= 6 and len(p) % 2 == 0]:
+        return category + shift, polygons
+    if all(len(polygon) == 4 for polygon in drawn):  # tools do write them, and they cover no pixel
+        _LOG.warning("Annotation %s is left out: a line of two points has no inside.", number)
+    else:
+        complaints.add("too few corners", "a polygon has 3 pairs of coordinates or more", number)
+    return None
+
+
+def _is_flat(polygon: Any) -> bool:
+    return isinstance(polygon, list) and all(isinstance(v, int | float) for v in polygon)
+
+
+def _below(path: Path, folder: Path) -> Path:
+    """The picture's place below its folder; of a picture that lies elsewhere the name alone."""
+    try:
+        return Path(os.path.abspath(path)).relative_to(os.path.abspath(folder))
+    except ValueError:
+        return Path(path.name)
 
 
 def from_yolo(
@@ -111,7 +157,7 @@ def from_yolo(
     root = Path(images)
     complaints = Complaints(str(labels))
     known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names or ()))
-    rows, seen = [], set()
+    drawings, seen = [], set()
     pictures = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES) if root.is_dir() else []
     for path in pictures:
         relative = path.relative_to(root)
@@ -122,12 +168,12 @@ def from_yolo(
                 shape = _yolo_line(line, f"{file}, line {number}", complaints)
                 shapes += [] if shape is None else [shape]
         seen |= {value for value, _ in shapes}
-        rows.append((path, Path(masks) / relative.with_suffix(".png"), shapes))
+        drawings.append(_Drawing(image=path, name=relative, shapes=shapes))
     if names is not None:
         for value in sorted(seen - {k + 1 for k in known}):
             complaints.add("unknown class", f"class {value - 1} has no name in names={names!r}")
     classes = {k + 1: str(known.get(k, k)) for k in sorted({*known, *(v - 1 for v in seen)})}
-    return _written(rows, {0: "background", **classes}, complaints, shares=True)
+    return _written(drawings, Path(masks), {0: "background", **classes}, complaints, shares=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -175,24 +221,28 @@ def _yolo_line(line: str, where: str, complaints: Complaints) -> Shape | None:
 
 
 def _written(
-    rows: Iterable[tuple[Path, Path, list[Shape]]],
+    drawings: Sequence[_Drawing],
+    masks: Path,
     classes: dict[int, str],
     complaints: Complaints,
     *,
     shares: bool = False,
 ) -> pd.DataFrame:
-    """Draw and write every mask; the table of paths."""
+    """Draw and write every mask; the table of paths. After a complaint nothing more is written."""
+    places = _places(drawings, masks, complaints)
     out = []
-    for image, mask, shapes in rows:
+    for drawing, place in zip(drawings, places, strict=True):
         try:
-            size = image_size(image)
-            drawn = draw_shapes(shapes, size, wide=max(classes) > 255, shares=shares)
+            size = image_size(drawing.image)
+            _check_size(drawing, size)
+            drawn = draw_shapes(drawing.shapes, size, wide=max(classes) > 255, shares=shares)
         except DataError as error:
             complaints.add("unusable picture", str(error))
             continue
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(drawn).save(mask)
-        out.append((str(image), str(mask)))
+        if not complaints:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn).save(place)
+        out.append((str(drawing.image), str(place)))
     if not out and not complaints:
         complaints.add("empty", "there is not one picture")
     complaints.raise_if_any()
@@ -203,67 +253,34 @@ def _written(
     return table
 
 
-def draw_shapes(
-    shapes: Sequence[Shape], size: tuple[int, int], *, wide: bool = False, shares: bool = False
-) -> np.ndarray:
-    """Draw polygons and run lengths over each other.
-
-    Parameters
-    ----------
-    shapes : (value, polygons or run lengths), bottom first
-        Polygons are (n, 2) as x, y in pixels (0, 0 is the picture's upper left corner, so that the first
-        pixel's centre is at 0.5, 0.5), or as shares of width and height with ``shares``.
-    size : (H, W)
-    wide : 16 bits instead of 8
-
-    Returns
-    -------
-    array, (H, W) uint8 or uint16
-    """
-    out = np.zeros(size, np.uint16 if wide else np.uint8)
-    for value, shape in shapes:
-        if isinstance(shape, Mapping):
-            out[_runs(shape, size)] = value
-            continue
-        for polygon in shape:
-            scaled = polygon * (size[1], size[0]) if shares else polygon
-            for row, start, end in _spans(scaled, size):
-                out[row, start:end] = value
+def _places(drawings: Sequence[_Drawing], masks: Path, complaints: Complaints) -> list[Path]:
+    """A PNG for each picture, named after it: ``a.png``, or ``a.jpg.png`` where several are called ``a``."""
+    stems = Counter(str(drawing.name.with_suffix("")).casefold() for drawing in drawings)
+    pictures = {_identity(drawing.image) for drawing in drawings}
+    places: dict[str, Path] = {}
+    out = []
+    for drawing in drawings:
+        alone = stems[str(drawing.name.with_suffix("")).casefold()] == 1
+        name = drawing.name.with_suffix(".png") if alone else Path(f"{drawing.name}.png")
+        place = masks / name
+        if _identity(place) in pictures:
+            complaints.add("mask in the place of a picture", f"{place}: give another folder for the masks")
+        elif (other := places.setdefault(_identity(place), drawing.image)) is not drawing.image:
+            complaints.add("two pictures with one mask", f"{other} and {drawing.image}, both {place}")
+        out.append(place)
     return out
 
 
-def _spans(polygon: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
-    """(row, first column, end) of the pixels of (H, W) whose centres lie inside a polygon (n, 2) of x, y.
-
-    By the even-odd rule along each row of centres. (Pillow's polygons take in their outline: half a pixel too
-    much on every side, 8 % of an object of 20 x 30 pixels.)
-    """
-    x0, y0 = np.asarray(polygon, np.float64).T
-    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
-    first, last = (int(np.clip(np.floor(y), 0, size[0] - 1)) for y in (y0.min(), y0.max()))
-    for row in range(first, last + 1):
-        middle = row + 0.5
-        crossing = (y0 <= middle) != (y1 <= middle)
-        a, b, c, d = x0[crossing], y0[crossing], x1[crossing], y1[crossing]
-        where = np.sort(a + (middle - b) * (c - a) / (d - b))
-        ends = np.clip(np.ceil(where - 0.5), 0, size[1]).astype(int)
-        for start, end in zip(ends[::2], ends[1::2], strict=True):
-            if end > start:
-                yield row, int(start), int(end)
+def _identity(path: Path) -> str:
+    return os.path.realpath(path).casefold()  # some file systems ignore case
 
 
-def _runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool of COCO run lengths: alternately outside and inside, column after column."""
-    if tuple(shape.get("size", ())) != size:
-        raise DataError(f"run lengths for size {shape.get('size')} on a picture of {list(size)}")
-    counts = shape.get("counts")
-    if not isinstance(counts, list):
-        try:
-            coder = require("pycocotools.mask", extra="coco", purpose="A compressed run-length mask")
-        except ConfigError as error:
-            raise DataError(str(error)) from error
-        return np.asarray(coder.decode(dict(shape)), bool)
-    inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    if inside.size != size[0] * size[1]:
-        raise DataError(f"run lengths cover {inside.size} pixels of {size[0] * size[1]}")
-    return inside.reshape(size[1], size[0]).T  # (W*H,) -> (W, H) -> (H, W)
+def _check_size(drawing: _Drawing, size: tuple[int, int]) -> None:
+    """Refuse a picture of another size than its annotations are for: they would lie in the wrong place."""
+    if drawing.size is None or drawing.size == size:
+        return
+    turned = "; it is turned by its EXIF orientation: save it turned" if drawing.size == size[::-1] else ""
+    raise DataError(
+        f"{drawing.image}: its annotations are for {drawing.size[1]} x {drawing.size[0]} pixels, "
+        f"it has {size[1]} x {size[0]}{turned or '; scale one of them'}"
+    )

@@ -13,8 +13,8 @@ from PIL import Image
 
 from semseg_automl import datasets
 from semseg_automl.core.errors import DataError
-from semseg_automl.data.annotations import draw_shapes
 from semseg_automl.data.masks import read_raw_mask
+from semseg_automl.data.shapes import draw_shapes
 
 SIZE = (80, 100)
 STAR = [
@@ -138,6 +138,75 @@ def test_everything_wrong_with_a_coco_file_is_told_at_once(tmp_path: Path) -> No
             datasets.from_coco(file, tmp_path, tmp_path)
     with pytest.raises(DataError, match="no such file"):
         datasets.from_coco(tmp_path / "none.json", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["absolute names", "masks among pictures", "yolo"])
+def test_no_mask_takes_the_place_of_a_picture(how: str, tmp_path: Path) -> None:
+    """An absolute ``file_name`` once made the picture's own path the mask's."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", SIZE[::-1], "red").save(folder / "a.png")
+    before = (folder / "a.png").read_bytes()
+    name = str(folder / "a.png") if how == "absolute names" else "a.png"
+    file = tmp_path / "coco.json"
+    content = {
+        "images": [{"id": 5, "file_name": name}],
+        "categories": [{"id": 1, "name": "road"}],
+        "annotations": [_annotation([_flat(SQUARE)])],
+    }
+    file.write_text(json.dumps(content))
+    if how == "absolute names":
+        table = datasets.from_coco(file, folder, tmp_path / "masks")
+        assert table.label[0] == str(tmp_path / "masks" / "a.png") and read_raw_mask(table.label[0]).any()
+    else:
+        with pytest.raises(DataError, match="give another folder for the masks"):
+            if how == "yolo":
+                datasets.from_yolo(folder, tmp_path, folder)
+            else:
+                datasets.from_coco(file, folder, folder)
+    assert (folder / "a.png").read_bytes() == before
+
+
+def test_pictures_of_one_name_have_masks_of_their_own(tmp_path: Path) -> None:
+    images = [{"id": 5, "file_name": "sub/a.jpg"}, {"id": 7, "file_name": "sub/a.png"}]
+    file = _coco(tmp_path, [_annotation([_flat(SQUARE)])], images=images)
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "pictures" / "sub" / "a.png")
+    table = datasets.from_coco(file, tmp_path / "pictures", tmp_path / "masks")
+    assert [Path(p).name for p in table.label] == ["a.jpg.png", "a.png.png"]
+    assert [bool(read_raw_mask(p).any()) for p in table.label] == [True, False]
+    file = _coco(tmp_path, [], images=[images[0], {**images[0], "id": 6}])
+    with pytest.raises(DataError, match="two pictures with one mask"):
+        datasets.from_coco(file, tmp_path / "pictures", tmp_path / "masks")
+
+
+@pytest.mark.parametrize(
+    ("size", "part"), [((40, 50), "scale one of them"), (SIZE[::-1], "EXIF orientation: save it turned")]
+)
+def test_annotations_for_another_size_are_refused(size: tuple[int, int], part: str, tmp_path: Path) -> None:
+    images = [{"id": 5, "file_name": "sub/a.jpg", "height": size[0], "width": size[1]}]
+    file = _coco(tmp_path, [_annotation([_flat(SQUARE)])], images=images)
+    with pytest.raises(DataError, match=part):
+        datasets.from_coco(file, tmp_path / "pictures", tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_segmentations_of_other_forms_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = [
+        _flat(SQUARE),
+        [[*SQUARE]],
+        [[1, 1], [5, 1], [5, 5]],
+        "polygon",
+        [["1", "2", "3", "4", "5", "6"]],
+    ]
+    for segmentation in wrong:
+        with pytest.raises(DataError, match=r"of another form|too few corners"):
+            datasets.from_coco(_coco(tmp_path, [_annotation(segmentation)]), tmp_path / "pictures", tmp_path)
+    good = _annotation([_flat(SQUARE)]) | {"area": None}
+    line, nothing = _annotation([[1, 1, 5, 5]]), _annotation([_flat(SQUARE)]) | {"category_id": None}
+    table = datasets.from_coco(_coco(tmp_path, [good, line]), tmp_path / "pictures", tmp_path / "masks")
+    assert read_raw_mask(table.label[0]).sum() == 600 and "has no inside" in caplog.text
+    with pytest.raises(DataError, match="category_id None"):
+        datasets.from_coco(_coco(tmp_path, [nothing]), tmp_path / "pictures", tmp_path / "masks")
 
 
 def _yolo(folder: Path, text: str | None) -> tuple[Path, Path, Path]:
