@@ -9,8 +9,10 @@ from semseg_automl.artifacts.schema import Manifest
 
 _INCLUDED = "The backbone's weights are included."
 _NOT_INCLUDED = "The backbone's frozen weights are not included; loading finds them and checks their hash."
-_CARD = """# Semantic segmentation model
-
+HEADING = "# Semantic segmentation model"
+_CARD = (
+    f"{HEADING}\n"
+    + """
 ```python
 from semseg_automl import SemanticSegmentor
 masks = SemanticSegmentor.load("this/folder").predict(["picture.png"])
@@ -40,6 +42,7 @@ weights are published under Apache-2.0; what the training pictures allow is for 
 
 Written with {versions}. Format version {format_version}; nothing in this folder is executable.
 """
+)
 
 
 def model_card(manifest: Manifest) -> str:

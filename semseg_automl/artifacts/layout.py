@@ -24,9 +24,14 @@ REQUIRED, OPTIONAL = (ADAPTER, HEAD), (PROBE, BACKBONE)
 VERSION_NAME = re.compile(r"v-[0-9a-f]{16}")
 
 
-def holds_model(folder: str | Path) -> bool:
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """A folder that a user named: ``~`` is their home, and it stays the same where they go elsewhere."""
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def holds_model(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder looks like a saved model (it has a pointer file); its content is not checked."""
-    return (Path(folder) / POINTER).is_file()
+    return (folder_of(folder) / POINTER).is_file()
 
 
 def sync_folder(folder: Path) -> None:

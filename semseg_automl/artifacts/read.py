@@ -21,6 +21,7 @@ from semseg_automl.artifacts.layout import (
     PROBE,
     REQUIRED,
     VERSION_NAME,
+    folder_of,
     holds_model,
 )
 from semseg_automl.artifacts.schema import FORMAT, FORMAT_VERSION, Manifest, parse_json
@@ -49,7 +50,7 @@ class StoredModel:
 
 def require_model(folder: str | os.PathLike[str]) -> None:
     """Raise ArtifactError where a folder does not look like a saved model."""
-    root = Path(folder)
+    root = folder_of(folder)
     if not holds_model(root):
         why = "there is no such folder" if not root.is_dir() else f"it has no {POINTER}"
         raise ArtifactError(f"{root} holds no saved model: {why}. Give the folder that fit or save wrote.")
@@ -72,7 +73,7 @@ def read_model(folder: str | os.PathLike[str], expected: Expected | None = None)
         An unknown format; a wrong size or checksum; tensors that don't fit; no model there, or a
         missing or foreign file.
     """
-    root = Path(folder)
+    root = folder_of(folder)
     require_model(root)
     pointer_bytes = read_regular(root / POINTER, JSON_LIMIT)
     while True:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from semseg_automl.artifacts.card import model_card
+from semseg_automl.artifacts.card import HEADING, model_card
 from semseg_automl.artifacts.layout import (
     ADAPTER,
     BACKBONE,
@@ -27,6 +27,7 @@ from semseg_automl.artifacts.layout import (
     PROBE,
     SCRATCH,
     VERSION_NAME,
+    folder_of,
     replace_file,
     sync_folder,
 )
@@ -89,7 +90,7 @@ def write_model(
         "version": f"v-{digest[:16]}",
         "manifest_sha256": digest,
     }
-    root = Path(folder)
+    root = folder_of(folder)
     try:
         root.mkdir(parents=True, exist_ok=True)
         version = root / f"v-{digest[:16]}"
@@ -97,7 +98,7 @@ def write_model(
         sync_folder(root)
         replace_file(root / POINTER, (json.dumps(pointer, sort_keys=True, indent=2) + "\n").encode())
         sync_folder(root)  # the new version counts, also after a power cut: the old one may go
-        replace_file(root / CARD, model_card(manifest).encode())
+        _place_card(root / CARD, model_card(manifest))
     except OSError as error:
         raise ArtifactError(
             f"The model can't be saved in {root}: {error}. Choose a folder that can be written, with room "
@@ -152,6 +153,14 @@ def _place(root: Path, version: Path, contents: Mapping[str, bytes]) -> None:
         os.replace(inner, version)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _place_card(path: Path, text: str) -> None:
+    """Write the card, unless a file of that name is somebody's own."""
+    if path.exists() and not path.read_bytes().startswith(HEADING.encode()):
+        _log.warning("%s is no model card, so it stays; the model has none.", path)
+        return
+    replace_file(path, text.encode())
 
 
 def _remove_others(root: Path, keep: Path) -> None:

@@ -202,6 +202,8 @@ def _as_cells(data: Any) -> tuple[list[Any], pd.Index]:
     """A list of pictures (or masks) and their row labels from anything that is not a DataFrame."""
     if isinstance(data, pd.Series):
         return list(data), data.index
+    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):  # df["image"].values, .unique()
+        data = list(data)
     if isinstance(data, np.ndarray) and data.dtype == object:
         data = list(data.reshape(-1))
     elif isinstance(data, np.ndarray) and (data.ndim == 4 or data.dtype.kind in "UT"):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from semseg_automl.artifacts.files import JSON_LIMIT, no_unpickling, read_regular
-from semseg_automl.artifacts.layout import holds_model, replace_file
+from semseg_automl.artifacts.layout import folder_of, holds_model, replace_file
 from semseg_automl.artifacts.probe import check_probe, make_probe
 from semseg_automl.artifacts.read import StoredModel, read_model
 from semseg_automl.artifacts.schema import Manifest
@@ -52,7 +52,7 @@ def choose_folder(path: str | os.PathLike[str] | None, *, resume: bool, is_clone
     ArtifactError
         The folder holds a model and ``resume`` is False, is a file, or can't be written.
     """
-    folder = Path(DEFAULT_ROOT) if path is None else Path(path).expanduser()
+    folder = folder_of(DEFAULT_ROOT if path is None else path)
     fresh = path is None or is_clone
     if not fresh and not resume and (holds_model(folder) or (folder / SUMMARY).exists() or cut_short(folder)):
         what = "a model" if holds_model(folder) else "a fit that was cut short"
@@ -176,7 +176,10 @@ def _backbone_of(stored: StoredModel, file: Path | None = None) -> ResolvedWeigh
 def write(
     folder: Path, model: Trained, *, segmenter: Segmenter | None = None, include_backbone: bool = False
 ) -> None:
-    """Write a model into ``folder``; the folder's earlier model stays until the new one is complete."""
+    """Write a model into ``folder``; the folder's earlier model stays until the new one is complete.
+
+    A model that came with its backbone goes with it: the place it came from may be ``folder``.
+    """
     binary = model.label_map.problem_type == "binary"
     manifest = Manifest(
         label_map=model.label_map.to_json(),
@@ -189,7 +192,8 @@ def write(
         info=model.info,
     )
     probe = _probe(segmenter, model)
-    backbone = model.weights.load() if include_backbone else None
+    came_with_it = model.weights.tensors is not None
+    backbone = model.weights.load() if include_backbone or came_with_it else None
     write_model(folder, manifest, model.state.adapter, model.state.head, probe, backbone=backbone)
 
 
@@ -233,7 +237,7 @@ def pack(model: Trained) -> tuple[dict[str, bytes], Path | None]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write(folder, model, include_backbone=model.weights.tensors is not None)
+        write(folder, model)
         files = (path for path in folder.rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}, model.weights.path
 
@@ -265,7 +269,7 @@ def write_summary(folder: Path, rows: Sequence[ModelRow], summary: Mapping[str, 
 
 def read_summary(folder: str | os.PathLike[str]) -> tuple[list[ModelRow], dict[str, Any]]:
     """The leaderboard rows and summary stored beside a model; empty where there are none."""
-    path = Path(folder) / SUMMARY
+    path = folder_of(folder) / SUMMARY
     if not os.path.lexists(path):
         return [], {}
     data = read_regular(path, JSON_LIMIT)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 
+from semseg_automl.artifacts.layout import folder_of
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.log import verbosity as logging_at
 from semseg_automl.estimator._errors import NotFittedError
@@ -384,12 +385,12 @@ class SemanticSegmentor(Looks, BaseEstimator):
     def save(self, path: str | os.PathLike[str] | None = None, *, include_backbone: bool = False) -> Path:
         """Write the model into a folder (None: ``path_``) and return it.
 
-        The folder holds adapter and head, not the backbone unless ``include_backbone=True``.
+        Adapter and head; the backbone with ``include_backbone=True``, or where the model came with it.
         """
         from semseg_automl.estimator import _store
 
         self._require_fitted()
-        folder = self.path_ if path is None else Path(path).expanduser()
+        folder = self.path_ if path is None else folder_of(path)
         _store.write(folder, self._model, include_backbone=include_backbone)
         _store.write_summary(folder, self._rows, self._summary)
         return folder
@@ -445,7 +446,7 @@ class SemanticSegmentor(Looks, BaseEstimator):
             verbosity=verbosity,
         )
         loaded.study_, loaded._devices = None, devices
-        loaded._adopt(model, Path(path), rows, summary)
+        loaded._adopt(model, folder_of(path), rows, summary)
         loaded._predictor = _use.make_predictor(loaded, segmenter)
         return loaded
 
@@ -479,9 +480,7 @@ class SemanticSegmentor(Looks, BaseEstimator):
 
     def _require_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
-            raise NotFittedError(
-                "This SemanticSegmentor has no model yet. Call fit(train_data) or load(path) first."
-            )
+            raise NotFittedError("This segmentor has no model yet. Call fit(train_data) or load(path) first.")
 
     def _get_predictor(self) -> Predictor:
         self._require_fitted()

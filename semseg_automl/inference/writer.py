@@ -74,7 +74,7 @@ class MaskWriter:
         palette: Sequence[int] | None = None,
     ) -> None:
         self._palette = palette
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self._sources, self._key = sources, key
         self._names = output_names(sources, _georeferenced(sources))
         _spare_pictures(self.folder, sources, self._names)

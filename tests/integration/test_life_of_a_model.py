@@ -36,7 +36,7 @@ def test_three_lines_in_an_empty_folder(
     seg = SemanticSegmentor(problem_type="multiclass", backbone="sam_tiny", verbosity=0)
     masks = seg.fit(textures, **NO_SEARCH).predict(textures)
     assert len(masks) == 12 and masks.iloc[0].shape == (64, 80)
-    assert seg.path_.parent == Path("SemsegModels") and (tmp_path / seg.path_ / "current.json").is_file()
+    assert seg.path_.parent == tmp_path / "SemsegModels" and (seg.path_ / "current.json").is_file()
     again = SemanticSegmentor(backbone="sam_tiny", verbosity=0).fit(textures, **NO_SEARCH)
     assert again.path_ != seg.path_  # a second fit never writes into the first one's folder
 
@@ -110,6 +110,36 @@ def test_save_elsewhere(
     loaded = SemanticSegmentor.load(folder, verbosity=0)
     assert same_masks(loaded.predict(textures), multiclass.predict(textures))
     assert list(loaded.leaderboard()["model"]) == list(multiclass.leaderboard()["model"])
+
+
+def test_folders_below_home_and_after_chdir(
+    multiclass: SemanticSegmentor, textures: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert multiclass.save("~/m") == tmp_path / "m"
+    loaded = SemanticSegmentor.load("m", verbosity=0)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert loaded.save() == SemanticSegmentor.load("~/m", verbosity=0).path_ == tmp_path / "m"
+    loaded.predict(textures.head(2), output_dir="~/masks")
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 2 and not any(Path.cwd().iterdir())
+
+
+def test_a_readme_of_somebodys_own_stays(
+    multiclass: SemanticSegmentor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = tmp_path / "m" / "README.md"
+    mine.parent.mkdir()
+    mine.write_text("# My project\n")
+    multiclass.save(tmp_path / "m")
+    assert mine.read_text() == "# My project\n" and "is no model card" in caplog.text
+    card = multiclass.save(tmp_path / "n") / "README.md"
+    before = card.read_text()
+    card.write_text(before + "old")
+    multiclass.save(tmp_path / "n")
+    assert card.read_text() == before
 
 
 def test_pickle_drops_the_network_and_rebuilds_it(

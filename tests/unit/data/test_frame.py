@@ -100,6 +100,10 @@ def test_y_and_sequences(table: pd.DataFrame) -> None:
     for y in (table.label, list(table.label), table.label.to_numpy(), table[["label"]], tuple(table.label)):
         assert _check(x, y).masks == tuple(table.label)
         assert _check(list(table.image), y).masks == tuple(table.label)
+    for values in (table.image.values, pd.Index(table.image), table.image.astype("category").values):
+        assert _check(values, table.label.values).masks == tuple(
+            table.label
+        )  # of pandas' own array types, too
     series = _check(table.image, table.label)
     assert list(series.index) == [7, 3, 3, 5]
     stack = np.zeros((2, 4, 5), np.uint8)

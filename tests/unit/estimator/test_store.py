@@ -26,7 +26,7 @@ def choose(path: Path | None, *, resume: bool = False, is_clone: bool = False) -
 def test_no_path_is_a_new_stamped_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_store.time, "strftime", lambda _format: "20260102_030405")
-    names = [choose(None).as_posix() for _ in range(3)]
+    names = [choose(None).relative_to(tmp_path).as_posix() for _ in range(3)]  # absolute, wherever one goes
     stamp = "SemsegModels/20260102_030405"
     assert names == [stamp, f"{stamp}_2", f"{stamp}_3"]
 

@@ -226,6 +226,18 @@ def test_a_weight_file_that_a_pickle_names_is_tried_first(
         _store._backbone_of(dataclasses.replace(stored, backbone=other))
 
 
+def test_a_backbone_that_came_with_a_model_is_saved_with_it(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saving in place replaces the version that holds it, which may be the only copy."""
+    monkeypatch.setattr(_store, "_probe", lambda _segmenter, _model: None)
+    model = _store.read_trained(saved)
+    for tensors, count in ((None, 0), ({"image_encoder.a": torch.ones(2)}, 1)):
+        weights = dataclasses.replace(model.weights, tensors=tensors)
+        _store.write(tmp_path, dataclasses.replace(model, weights=weights))
+        assert len(list(tmp_path.glob("v-*/backbone.safetensors"))) == count
+
+
 def _refuse(source: Any, folder: Path) -> Path:
     raise WeightsError(f"{source.location}: unreachable")
 
