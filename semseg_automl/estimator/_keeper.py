@@ -210,7 +210,8 @@ class Keeper:
     def _replaces_earlier(self, score: float, keeps_limits: bool) -> bool:
         """Whether a model is better; first of all one that keeps the limits on memory and latency.
 
-        A model without a summary is of this very run, which was killed: the same again is no worse.
+        A model that the summary does not speak of is of this very run, which was killed: the same again is
+        no worse.
         """
         earlier = self.earlier
         if earlier is None:
@@ -218,7 +219,8 @@ class Keeper:
         kept = bool(earlier.model.info.get("keeps_limits", True))
         if kept != keeps_limits:
             return keeps_limits
-        return _better(score, earlier.model.score) or (not earlier.summary and score == earlier.model.score)
+        of_this_run = earlier.summary.get("score_val") != earlier.model.score
+        return _better(score, earlier.model.score) or (of_this_run and score == earlier.model.score)
 
     def _earlier_rows(self) -> list[ModelRow]:
         return [] if self.earlier is None else [row for row in self.earlier.rows if row.model != BASELINE]

@@ -15,7 +15,7 @@ from semseg_automl.estimator._rules import check_hyperparameter
 from semseg_automl.estimator.presets import DEFAULT_PRESET, PRESETS, Preset
 from semseg_automl.peft.registry import resolve_method
 from semseg_automl.search.request import FitRequest, TuneSettings
-from semseg_automl.search.space import Categorical, Space, split_hyperparameters
+from semseg_automl.search.space import Categorical, Real, Space, split_hyperparameters
 
 _LARGEST_SEED = 2**31 - 1
 
@@ -104,8 +104,16 @@ def _check_values(values: Mapping[str, Any], spaces: Mapping[str, Space]) -> Non
     for key, value in values.items():
         check_hyperparameter(key, value)
     for key, space in spaces.items():
-        for value in space.choices if isinstance(space, Categorical) else (space.lower, space.upper):
+        for value in _of_space(space):
             check_hyperparameter(key, value)
+
+
+def _of_space(space: Space) -> tuple[Any, ...]:
+    """All choices, or the ends of a range; of real numbers one that is not whole, too."""
+    if isinstance(space, Categorical):
+        return tuple(space.choices)
+    ends = (space.lower, space.upper)
+    return (*ends, space.lower + (space.upper - space.lower) / math.pi) if isinstance(space, Real) else ends
 
 
 def _name_of(own: Callable[..., Any], tune: TuneSettings | None) -> str:

@@ -149,7 +149,9 @@ class Crew:
     def requeue(self, names: set[str]) -> list[int]:
         """Fail the running trials of helpers that are gone, and queue each once more."""
         with self.session.files.turn():  # in which every running trial has its worker's name
-            lost = requeue_stale(self.study, lambda t: t.user_attrs.get(WORKER) in {None, *names})
+            lost = requeue_stale(
+                self.study, lambda t: t.user_attrs.get(WORKER) in {None, *names}, self.session.safe_seconds
+            )
         for number in lost:
             _LOG.info("Trial %d was cut short: it is queued once more.", number)
         return lost

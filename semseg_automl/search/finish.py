@@ -61,8 +61,7 @@ def _continued(session: Session, best: TrainResult, left: float) -> TrainJob:
     checkpoint = session.files.checkpoint(session.outcome.best_name)
     spent = None if checkpoint is None else spent_seconds(checkpoint)
     return replace(
-        session.job,
-        config=config,
+        session.job_of(config),
         checkpoint=checkpoint,
         decay=left / ((best.seconds if spent is None else spent) + left),
     )
@@ -76,7 +75,7 @@ def _restarted(session: Session, best: TrainResult) -> TrainJob:
         decoder_learning_rate=0.5 * optim.decoder_learning_rate,
         small_share=0.0,
     )
-    return replace(session.job, config=gentler, init=best.model, seed=session.job.seed + 1)
+    return replace(session.job_of(gentler), init=best.model, seed=session.job.seed + 1)
 
 
 def _average(session: Session, job: TrainJob, results: list[TrainResult], name: str, needed: float) -> None:

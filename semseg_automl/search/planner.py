@@ -106,7 +106,8 @@ class Plan:
     clock in seconds (inf without a limit), ``rungs`` where on the way there it may be paused (seconds
     of training, the last one is ``horizon``), ``finish`` what is kept for continuing the best trial,
     ``reserve`` for storing it; ``workers`` is the number of processes that train trials side by side;
-    ``reasons`` says in plain words why."""
+    ``max_steps`` are those of ``config``, and of every trial unless ``own_steps``: then each makes those of
+    its own ``max_epochs`` and ``batch_size``; ``reasons`` says in plain words why."""
 
     config: RunConfig
     trials: int
@@ -119,6 +120,7 @@ class Plan:
     reasons: tuple[str, ...]
     rungs: tuple[float, ...] = (math.inf,)
     workers: int = 1
+    own_steps: bool = False
 
 
 def side_of(size: ImageSize) -> int:
@@ -178,9 +180,13 @@ def choose_size(
 ) -> tuple[int, ImageSize | None, str]:
     """Largest side (and its crop) with which ``seconds`` hold a decent training, and why.
 
-    A crop size that was given stays; None means whole pictures, which cost what they cost.
+    A crop size that was given stays; None means whole pictures, which cost what they cost. Where picture
+    sizes are searched each is seen whole: one crop would be too large for some and a small part of others.
     """
-    natural, given = natural_side(print_, request.size_factor), "crop_size" in request.given
+    natural = natural_side(print_, request.size_factor)
+    given = "crop_size" in request.given or (
+        "image_size" in request.spaces and "crop_size" not in request.spaces
+    )
     asked = request.config.optim.crop_size
     whole = given and asked is None
     thin = print_.thinness < THIN and not whole
@@ -236,7 +242,7 @@ def make_plan(
             f"a third of the crops around a class: the rarest has {print_.rarest:.2%} of the pixels"
         )
     full = train_pixels(print_, side, config.optim.crop_size) * probe.train_seconds_per_mpx
-    if "small_share" not in request.given and starts_small(config, request.given, print_, remaining, full):
+    if "small_share" not in request.given and starts_small(config, request, print_, remaining, full):
         config = config.replace(small_share=SMALL_SHARE)
         shrunk = f"crops shrunk to {config.optim.small_scale}"
         reasons.append(f"the first {SMALL_SHARE:.0%} of a training on {shrunk}: more steps")
@@ -264,13 +270,13 @@ def misses_classes(print_: Fingerprint, side: int, crop: ImageSize | None) -> bo
 
 
 def starts_small(
-    config: RunConfig, given: frozenset[str], print_: Fingerprint, remaining: float, sample: float
+    config: RunConfig, request: FitRequest, print_: Fingerprint, remaining: float, sample: float
 ) -> bool:
     """Whether trainings begin on smaller pictures; ``sample`` is a picture's seconds at full size.
 
     Not where things are thin (they would vanish) or steps are counted instead of seconds.
     """
-    clocked = math.isfinite(remaining) and "max_epochs" not in given
+    clocked = math.isfinite(remaining) and "max_epochs" not in request.given | request.spaces.keys()
     steps = _TRAINING_SHARE * remaining / (max(sample, 1e-6) * config.optim.batch_size)
     side = side_of(config.model.image_size) * config.optim.small_scale
     return clocked and print_.thinness >= THIN and steps >= SMALL_STEPS and side >= SMALL_SIDE
@@ -297,7 +303,7 @@ def _schedule(
 ) -> Plan:
     """Number of trials and steps, given the seconds that one training sample and one validation take."""
     batch, most = config.optim.batch_size, config.optim.max_epochs * print_.n_train
-    epochs_fixed = "max_epochs" in request.given or not math.isfinite(remaining)
+    epochs_fixed = "max_epochs" in request.given | request.spaces.keys() or not math.isfinite(remaining)
     spaces = dict(request.spaces) or default_space(config.adapter)
     spaces = {k: v for k, v in spaces.items() if k not in request.given}
     searching = (1.0 - request.finish_share) * remaining
@@ -315,9 +321,8 @@ def _schedule(
     if len(rungs) > 1:
         config = _paused(config, rungs, reasons)
     max_steps = math.ceil(most / batch) if epochs_fixed else MAX_STEPS
-    epochs = max_steps * batch / print_.n_train
-    if math.isfinite(horizon):
-        epochs = min(epochs, _TRAINING_SHARE * horizon / max(sample, 1e-6) / print_.n_train)
+    samples = min(max_steps * batch, _TRAINING_SHARE * horizon / max(sample, 1e-6))
+    epochs = samples / print_.n_train
     if "augment" not in request.given and epochs < LIGHT_EPOCHS:
         config, words = _few_epochs(config, print_, epochs)
         reasons.append(words)
@@ -333,6 +338,7 @@ def _schedule(
         reasons=tuple(reasons),
         rungs=rungs,
         workers=workers,
+        own_steps=epochs_fixed and not spaces.keys().isdisjoint({"max_epochs", "batch_size"}),
     )
 
 
@@ -383,7 +389,8 @@ def _may_pause(request: FitRequest) -> bool:
     are small (not an encoder that is tuned whole)."""
     tune, space = request.tune, request.spaces.get("adapter")
     adapters = space.choices if isinstance(space, Categorical) else (request.config.adapter.adapter,)
-    free = tune is not None and tune.pruner is None and not {"schedule", "warmup"} & request.given
+    decided = request.given | request.spaces.keys()
+    free = tune is not None and tune.pruner is None and not {"schedule", "warmup"} & decided
     return free and "full" not in adapters
 
 

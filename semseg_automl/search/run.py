@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 
+from semseg_automl.artifacts.layout import holds_model
 from semseg_automl.core.errors import ArtifactError, ConfigError, TrainingError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.augment import OWN
@@ -27,6 +29,7 @@ from semseg_automl.search.rungs import adapted, chain_cost
 from semseg_automl.search.session import Session
 from semseg_automl.search.storage import open_storage
 from semseg_automl.search.study import (
+    check_spaces,
     enqueue_default,
     in_memory,
     open_study,
@@ -83,8 +86,8 @@ def plan_fit(
     for line in (*plan.reasons, reason):
         _LOG.info("Plan: %s.", line)
     job = replace(job, config=plan.config, precision=plan.precision, max_steps=plan.max_steps)
-    if kept and request.folder is not None:
-        job = replace(job, feature_cache=make_store_folder(request.folder))
+    if kept and files.path is not None:
+        job = replace(job, feature_cache=make_store_folder(files.path))
     return plan, job
 
 
@@ -259,14 +262,26 @@ def _search(session: Session, storage: optuna.storages.BaseStorage | None, *, re
                     run_trials(led, study)
                 else:
                     run_trials(led, study, most=crew.most, see=crew.see)
-    except OSError as error:
+    except (OSError, StorageInternalError) as error:
         _LOG.warning(_NO_JOURNAL, error)
-        study = in_memory(study)
-        requeue_stale(study, lambda _trial: True)
-        run_trials(session, study)
+        study = _without_storage(session, study)
     finally:
         session.outcome.study = study if storage is not None else in_memory(study)
         session.outcome.table = search_table(study)
+
+
+def _without_storage(session: Session, study: optuna.Study) -> optuna.Study:
+    """Go on in memory; where the study can't even be read, only if there is no model yet."""
+    try:
+        study = in_memory(study)
+        requeue_stale(study, lambda _trial: True)
+    except (OSError, StorageInternalError) as error:
+        _LOG.warning("The search's trials can't be read any more (%s).", error)
+        if session.outcome.best is not None:
+            return open_study(TuneSettings(), session.request.seed, None, "fit")
+        study = _begin(session, None, resumed=False)
+    run_trials(session, study)
+    return study
 
 
 def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, resumed: bool) -> optuna.Study:
@@ -274,6 +289,10 @@ def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, res
     request, plan = session.request, session.plan
     settings = request.tune or TuneSettings()
     name = request.folder.name if request.folder else "fit"
+    if storage is not None and request.storage is not None:
+        name = _run_of(
+            storage, name, new=not resumed and request.folder is not None and holds_model(request.folder)
+        )
     study = open_study(settings, request.seed, storage, name, paused=len(plan.rungs) > 1)
     known = len(study.trials)
     if known and not resumed:
@@ -282,6 +301,7 @@ def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, res
             "the model's folder. Choose another path, or delete that study."
         )
     if known:
+        check_spaces(study, plan.spaces)
         if settings.sampler is None:
             study.sampler = own_sampler(
                 request.seed + known, limited=Limits.of(settings).any
@@ -290,3 +310,16 @@ def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, res
     else:
         enqueue_default(study, plan.config, plan.spaces)
     return study
+
+
+def _run_of(storage: optuna.storages.BaseStorage, name: str, *, new: bool) -> str:
+    """The study of the latest run into a folder in the user's storage, or with ``new`` of the next one.
+
+    A search that has ended and is given more time begins another: ``NAME_run2``, ...
+    """
+    found = set(optuna.get_all_study_names(storage))
+    number = 1
+    while f"{name}_run{number + 1}" in found:
+        number += 1
+    number += new and name in found
+    return name if number == 1 else f"{name}_run{number}"

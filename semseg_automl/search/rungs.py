@@ -37,7 +37,12 @@ class Chain:
     @property
     def name(self) -> str:
         """The leaderboard's name for it."""
-        return "default" if self.root == 0 else f"trial_{self.root}"
+        return name_of(self.root)
+
+
+def name_of(root: int) -> str:
+    """The leaderboard's name for the chain that a trial has begun."""
+    return "default" if root == 0 else f"trial_{root}"
 
 
 def promotable(

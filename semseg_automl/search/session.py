@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semseg_automl.core.config import RunConfig
+from semseg_automl.core.errors import ArtifactError
 from semseg_automl.search.budget import Budget, Interrupt
 from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Plan
@@ -16,6 +18,7 @@ from semseg_automl.search.request import FitRequest
 from semseg_automl.search.run_folder import RunFolder
 from semseg_automl.search.study import MAIN
 from semseg_automl.search.trial import Attempt
+from semseg_automl.training.checkpoint import spent_seconds
 from semseg_automl.training.job import Hooks, TrainJob
 
 
@@ -53,6 +56,17 @@ class Session:
     def plan(self) -> Plan:
         """What was planned."""
         return self.outcome.plan
+
+    def job_of(self, config: RunConfig) -> TrainJob:
+        """The job in the configuration of a trial, which may have epochs of its own."""
+        return replace(self.job, config=config, max_steps=None if self.plan.own_steps else self.job.max_steps)
+
+    def safe_seconds(self, name: str) -> float:
+        """Seconds of a model's training that are on disk; 0 where there are none that can be read."""
+        path = self.files.checkpoint(name)
+        with contextlib.suppress(ArtifactError):
+            return 0.0 if path is None else spent_seconds(path) or 0.0
+        return 0.0
 
     def left(self) -> float:
         """Seconds until what is kept for storing begins."""

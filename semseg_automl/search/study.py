@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,12 +15,12 @@ from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.search.limits import Limits
 from semseg_automl.search.request import TuneSettings
-from semseg_automl.search.rungs import BUSY, DROPPED, PAUSED, Chain
+from semseg_automl.search.rungs import BUSY, DROPPED, PAUSED, Chain, name_of
 from semseg_automl.search.space import Categorical, Int, Space
 
-ROOT, CONTINUES, REQUEUED = "root", "continues", "requeue_of"
+ROOT, CONTINUES, REQUEUED, SPENT = "root", "continues", "requeue_of", "spent"
 """User attributes: number of a chain's first trial; of the trial that this one goes on with; of the one
-that it repeats because its process died."""
+that it repeats because its process died; the seconds of training that were on disk then."""
 SCORE, PRUNED, ROW, WORKER, EXCESS = "score", "pruned_for_good", "row", "worker", "excess"
 """User attributes: score of the model that was kept (greater is better); the pruner ended the chain; its
 row of the leaderboard; the process that trains it; by how much it breaks each limit (``search.limits``)."""
@@ -251,11 +252,16 @@ def _chain(root: int, trials: list[FrozenTrial]) -> Chain:
     )
 
 
-def requeue_stale(study: optuna.Study, is_gone: Any) -> list[int]:
+def requeue_stale(
+    study: optuna.Study,
+    is_gone: Callable[[FrozenTrial], bool],
+    spent: Callable[[str], float] = lambda _name: 0.0,
+) -> list[int]:
     """Fail the running trials whose process is gone, and queue each once more; returns their numbers.
 
-    ``is_gone(trial)`` tells. A trial that is itself a repetition is not repeated: whatever killed its
-    process twice would do so again.
+    ``is_gone(trial)`` tells; ``spent(name)``: seconds of training of a chain that are safe on disk. A
+    repetition that came no further than the trial before it is not repeated: whatever killed its process
+    twice would do so again.
     """
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -266,18 +272,22 @@ def requeue_stale(study: optuna.Study, is_gone: Any) -> list[int]:
         except (RuntimeError, ValueError):  # another process was faster
             continue
         found.append(trial.number)
-        if REQUEUED not in trial.user_attrs:
-            _queue_again(study, trial, {REQUEUED: trial.number})
+        seconds = spent(name_of(root_of(trial)))
+        if REQUEUED not in trial.user_attrs or seconds > trial.user_attrs.get(SPENT, math.inf):
+            _queue_again(study, trial, {REQUEUED: trial.number, SPENT: seconds})
     return found
 
 
 def hand_back(study: optuna.Study, worker: str) -> None:
-    """A worker that leaves closes the trial that it has not ended, and queues it for another."""
+    """A worker that leaves closes the trial that it has not ended, and queues it for another.
+
+    That killed nobody, so it does not count as a repetition that came no further.
+    """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if trial.user_attrs.get(WORKER) == worker:
             with contextlib.suppress(RuntimeError, ValueError):  # the main process was faster
                 study.tell(trial.number, state=TrialState.FAIL)
-                _queue_again(study, trial, {REQUEUED: trial.number})
+                _queue_again(study, trial, {REQUEUED: trial.number, SPENT: -1.0})
 
 
 def is_running(study: optuna.Study, number: int) -> bool:
@@ -299,6 +309,30 @@ def _is_plain(space: Categorical) -> bool:
 def _as_told(value: Any, space: Space) -> Any:
     """A value as Optuna knows it."""
     return space.choices.index(value) if isinstance(space, Categorical) and not _is_plain(space) else value
+
+
+def check_spaces(study: optuna.Study, spaces: Mapping[str, Space]) -> None:
+    """Raise ConfigError where trials of the study were drawn from other choices, which Optuna can't mix."""
+    for name, space in spaces.items():
+        for trial in study.get_trials(deepcopy=False):
+            if (old := trial.distributions.get(name)) is None:
+                continue
+            try:
+                optuna.distributions.check_distribution_compatibility(old, _distribution(space))
+            except ValueError as error:
+                raise ConfigError(
+                    f"resume=True goes on with a search over other values of {name}: {old} before, {space} "
+                    "now. Give the same, or start in another folder."
+                ) from error
+
+
+def _distribution(space: Space) -> optuna.distributions.BaseDistribution:
+    if isinstance(space, Categorical):
+        choices = space.choices if _is_plain(space) else tuple(range(len(space.choices)))
+        return optuna.distributions.CategoricalDistribution(choices)
+    if isinstance(space, Int):
+        return optuna.distributions.IntDistribution(space.lower, space.upper, log=space.log)
+    return optuna.distributions.FloatDistribution(space.lower, space.upper, log=space.log)
 
 
 def _suggest(trial: optuna.Trial, name: str, space: Space) -> Any:

@@ -172,14 +172,13 @@ def _kept_result(session: Session, row: ModelRow) -> TrainResult | None:
 
 def _train(session: Session, study: optuna.Study, trial: optuna.Trial, config: RunConfig) -> bool:
     """One trial: from where its chain was paused to the next rung; whether there is more to try."""
-    plan, job, root = session.plan, session.job, root_of(trial)
+    plan, root = session.plan, root_of(trial)
     chain = next(c for c in chains_of(study.get_trials(deepcopy=False)) if c.root == root)
     rung = len(chain.scores)
     path = session.files.checkpoint(chain.name)
     job = replace(
-        job,
-        config=config,
-        device_ids=job.device_ids[:1],
+        session.job_of(config),
+        device_ids=session.job.device_ids[:1],
         checkpoint=path,
         decay=0.0 if len(plan.rungs) > 1 else None,
         val_seconds=session.val_seconds(),
@@ -246,7 +245,7 @@ def _record(
 
 def go_on(session: Session, study: optuna.Study, is_gone: Callable[[FrozenTrial], bool]) -> None:
     """Take over what an earlier run of the search left: its rows, its best model, its lost trials."""
-    for number in requeue_stale(study, is_gone):
+    for number in requeue_stale(study, is_gone, session.safe_seconds):
         _LOG.info("Trial %d was cut short: it is queued once more.", number)
     adopt(session, study)
 

@@ -244,6 +244,8 @@ def _assembled(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Checkpo
 def find_checkpoint(job: TrainJob) -> Checkpoint | None:
     """The state that a job's run has reached on disk; None where it starts from nothing.
 
+    Gradient checkpointing may differ: it changes no tensor, and is turned on where memory has run out.
+
     Raises
     ------
     ConfigError
@@ -253,7 +255,8 @@ def find_checkpoint(job: TrainJob) -> Checkpoint | None:
     if state is None:
         return None
     old, new = (dict(vars(c.adapter)) | dict(vars(c.model)) for c in (state.config, job.config))
-    changed = [f"{name} ({old[name]} -> {new[name]})" for name in old if old[name] != new[name]]
+    names = old.keys() - {"gradient_checkpointing"}
+    changed = [f"{name} ({old[name]} -> {new[name]})" for name in sorted(names) if old[name] != new[name]]
     if changed:
         raise ConfigError(f"The run in {job.checkpoint} can't go on with another {', '.join(changed)}.")
     _LOG.info("Going on from step %d of this run.", state.step)

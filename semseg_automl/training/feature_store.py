@@ -11,7 +11,6 @@ import itertools
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from semseg_automl.core.log import get_logger
 
 _LOG = get_logger("training")
 _DISK_SHARE, _MEMORY_SHARE = 0.25, 0.5
-_PREFIX, _STALE_SECONDS = ".features-", 24 * 3600.0
+_PREFIX = ".features-"
 _RECOUNT = 64  # writes after which the folder's size, which other processes change too, is taken anew
 
 
@@ -131,12 +130,11 @@ def _size(path: Path) -> int:
 def make_store_folder(parent: Path) -> str | None:
     """A new folder for a store under ``parent``; None, with a warning, where it can't be written.
 
-    Folders that processes left there which were killed more than a day ago are deleted.
+    Folders that fits left there which were killed are deleted: one fit at a time holds ``parent``.
     """
     try:
         for old in parent.glob(f"{_PREFIX}*"):
-            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
-                remove_store_folder(str(old))
+            remove_store_folder(str(old))
         return tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
     except OSError as error:
         _LOG.warning("No feature cache: no folder can be made in %s: %s.", parent, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import logging
 import math
@@ -152,6 +153,8 @@ def train_rank(job: TrainJob, hooks: Hooks, *, rank: int, world: int) -> TrainRe
     - the means over pixels (cross-entropy) and over the batch (soft Dice).
     """
     start = find_checkpoint(job)
+    if start is not None and start.config.model.gradient_checkpointing:  # without it memory ran out
+        job = dataclasses.replace(job, config=job.config.replace(gradient_checkpointing=True))
     started = time.perf_counter() - (start.seconds if start else 0.0)
     if job.accelerator == "cpu":
         prepare_cpu()
@@ -307,7 +310,6 @@ def _trainer(job: TrainJob, coach: Coach, max_steps: int, world: int) -> lightni
                 broadcast_buffers=False,  # they are constants
                 timeout=_PATIENCE,
             ),
-            "plugins": [LightningEnvironment()],
         }
     return lightning.Trainer(
         accelerator=kind,
@@ -322,6 +324,9 @@ def _trainer(job: TrainJob, coach: Coach, max_steps: int, world: int) -> lightni
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        plugins=[
+            LightningEnvironment()
+        ],  # not the scheduler's (SLURM's tasks and signals): these are our processes
         **settings,
     )
 

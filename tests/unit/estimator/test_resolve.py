@@ -187,7 +187,7 @@ def test_unknown_choices_come_with_a_guess(name: str, value: str, guess: str) ->
             resolve(hyperparameters={name: given})
 
 
-@pytest.mark.parametrize("space", [Int(0, 4), Real(0.5, 8.0)])
+@pytest.mark.parametrize("space", [Int(0, 4), Real(0.5, 8.0), Real(2, 32)])  # the last has no whole numbers
 def test_bounds_of_spaces_are_checked(space: Int | Real) -> None:
     with pytest.raises(ConfigError, match="'rank' must be a whole number"):
         resolve(hyperparameters={"rank": space})

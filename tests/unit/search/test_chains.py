@@ -16,10 +16,13 @@ from semseg_automl.search.run_folder import JOURNAL
 from semseg_automl.search.space import Categorical, Int, Real, Space
 from semseg_automl.search.storage import open_storage
 from semseg_automl.search.study import (
+    WORKER,
     ask,
     chains_of,
+    check_spaces,
     enqueue_default,
     enqueue_from_portfolio,
+    hand_back,
     in_memory,
     open_study,
     place_in,
@@ -84,6 +87,47 @@ def test_a_lost_trial_is_repeated_once() -> None:
     assert requeue_stale(study, lambda trial: trial.number == again.number) == [again.number]  # killed again
     assert TrialState.WAITING not in {t.state for t in study.trials}
     assert chains_of(study.trials)[1].status == "dropped"
+
+
+def test_a_lost_trial_is_repeated_as_long_as_it_gets_further() -> None:
+    """A machine that is taken away every hour still ends a trial of many hours."""
+    study, seconds = new(), iter((100.0, 160.0, 160.0, 200.0))
+    trained(study, 0.4)
+    names: list[str] = []
+
+    def spent(name: str) -> float:
+        names.append(name)
+        return next(seconds)
+
+    for _ in range(3):
+        ask(study, CONFIG, SPACES)
+        requeue_stale(study, lambda _trial: True, spent)
+    assert set(names) == {"trial_1"}
+    assert [t.state.name for t in study.trials] == [
+        "PRUNED",
+        "FAIL",
+        "FAIL",
+        "FAIL",
+    ]  # the third got no further
+
+
+def test_handing_back_is_no_death() -> None:
+    study = new()
+    trial, _ = ask(study, CONFIG, SPACES)
+    trial.set_user_attr(WORKER, "worker_1")
+    hand_back(study, "worker_1")
+    ask(study, CONFIG, SPACES)
+    assert requeue_stale(study, lambda _trial: True) == [1] and study.trials[2].state == TrialState.WAITING
+
+
+def test_other_choices_than_before_are_refused() -> None:
+    study = new()
+    spaces = {"rank": Categorical(4, 8), "learning_rate": Real(1e-4, 1e-2, log=True)}
+    ask(study, CONFIG, spaces)
+    check_spaces(study, spaces)
+    check_spaces(study, {**spaces, "learning_rate": Real(1e-3, 1e-2, log=True), "alpha": Real(1.0, 2.0)})
+    with pytest.raises(ConfigError, match=r"other values of rank.*4, 8"):
+        check_spaces(study, {**spaces, "rank": Categorical(4, 8, 16)})
 
 
 def test_a_trial_that_was_lost_before_it_asked_keeps_its_values() -> None:

@@ -36,6 +36,7 @@ def test_trials_run_on_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(trials, "run_trial", run_trial)
     plan: Any = SimpleNamespace(
+        own_steps=False,
         config=RunConfig(),
         spaces={"rank": Int(2, 4)},
         trials=2,

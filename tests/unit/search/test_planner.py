@@ -159,6 +159,28 @@ def test_a_fixed_crop_is_respected() -> None:
     assert "trained on whole pictures" in whole.reasons[0]
 
 
+def test_searched_picture_sizes_are_seen_whole() -> None:
+    """The crop of one size would be mostly padding around a small one, and a small part of a large one."""
+    spaces = {"image_size": Categorical(192, 512, 1024)}
+    assert plan(spaces=spaces).config.optim.crop_size is None
+    both = plan(spaces={**spaces, "crop_size": Categorical(128, 192)})
+    assert both.config.optim.crop_size is not None
+
+
+def test_a_searched_schedule_is_not_paused() -> None:
+    long = {"seconds": 4 * 3600.0, "tune": TuneSettings(num_trials=9)}
+    assert len(plan(**long, spaces={"rank": Categorical(4, 8)}).rungs) > 1
+    for name, choices in (("schedule", ("cosine", "wsd")), ("warmup", (0.0, 0.1)), ("max_epochs", (5, 50))):
+        assert len(plan(**long, spaces={name: Categorical(*choices)}).rungs) == 1
+
+
+def test_trials_make_the_steps_of_their_own_epochs() -> None:
+    epochs, batches = {"max_epochs": Categorical(5, 50)}, {"batch_size": Categorical(1, 4)}
+    assert plan(spaces=epochs).own_steps and plan(hyper={"max_epochs": 5}, spaces=batches).own_steps
+    assert not plan(spaces=batches).own_steps  # the clock ends them
+    assert not plan(hyper={"max_epochs": 5}, spaces={"rank": Categorical(4, 8)}).own_steps
+
+
 def test_whole_pictures_cost_what_they_cost() -> None:
     """Where no crops may shrink, the pictures do, until the time holds as many as with crops."""
     roads, slow = replace(FACTS, height=750, width=750), replace(LAPTOP, train_seconds_per_mpx=2.7)

@@ -135,6 +135,53 @@ def search(
     return outcome, kept
 
 
+def test_trials_with_epochs_of_their_own_count_their_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine([0.3] * 12)
+    tune = TuneSettings(num_trials=6, sampler=optuna.samplers.RandomSampler(seed=0))
+    search(machine, monkeypatch, limit=None, spaces={"max_epochs": Categorical(2, 30)}, tune=tune)
+    assert [job.max_steps for job in machine.jobs] == [None] * 6
+    assert {job.config.optim.max_epochs for job in machine.jobs} == {2, 30}
+    search(machine, monkeypatch, limit=None, spaces={"rank": Categorical(2, 4)}, tune=tune)
+    assert [job.max_steps for job in machine.jobs[6:]] == [30 * FACTS.n_train / 4] * 6
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_database_that_is_lost_ends_no_search(
+    readable: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """SQLAlchemy's errors come as Optuna's StorageInternalError."""
+    lost = optuna.exceptions.StorageInternalError("connection lost")
+    machine, real = Machine([0.3, 0.5, 0.4, 0.6]), optuna.storages.RDBStorage.get_all_trials
+
+    def breaks(n: int) -> None:
+        if n == 2:
+            monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_state_values", refuse)
+            monkeypatch.setattr(optuna.storages._CachedStorage, "set_trial_state_values", refuse)
+            if not readable:
+                monkeypatch.setattr(optuna.storages._CachedStorage, "get_all_trials", refuse)
+
+    def refuse(*_arguments: Any, **_named: Any) -> Any:
+        raise lost
+
+    machine.during = breaks
+    storage = f"sqlite:///{(tmp_path / 's.db').as_posix()}"
+    outcome, _ = search(machine, monkeypatch, tune=TuneSettings(num_trials=3), storage=storage)
+    assert real is not None and outcome.best is not None and "goes on in memory" in caplog.text
+    assert len(machine.jobs) > 2 and outcome.rows[0].model == "default"
+    assert ("can't be read any more" in caplog.text) == (not readable)
+
+
+def test_a_search_that_ended_and_goes_on_has_a_study_of_its_own() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    assert run._run_of(storage, "m", new=False) == run._run_of(storage, "m", new=True) == "m"
+    optuna.create_study(storage=storage, study_name="m")
+    assert run._run_of(storage, "m", new=False) == "m"  # refused, or gone on with after a kill
+    assert run._run_of(storage, "m", new=True) == "m_run2"
+    optuna.create_study(storage=storage, study_name="m_run2")
+    assert run._run_of(storage, "m", new=False) == "m_run2"
+    assert run._run_of(storage, "m", new=True) == "m_run3"
+
+
 def test_default_first_then_others_then_the_best_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three trials end at the first rung, the best one reaches the second and then its decay."""
     machine = Machine([0.3, 0.5, 0.4, 0.55, 0.6], overhead=0.0)
@@ -430,7 +477,8 @@ def test_trials_share_one_feature_cache_that_is_removed_in_the_end(
     with caplog.at_level("INFO", "semseg_automl"):
         search(machine, monkeypatch, tune=TuneSettings(num_trials=3), folder=tmp_path, **LIGHT)
     assert len(caches) == 5 and len(set(caches)) == 1  # three trials, one goes on, the finish
-    assert caches[0] is not None and Path(caches[0]).parent == tmp_path and not Path(caches[0]).exists()
+    assert caches[0] is not None and Path(caches[0]).parent == tmp_path / "search"
+    assert not Path(caches[0]).exists()
     assert "Plan: features below the first trained block are kept: each picture is seen some" in caplog.text
 
 

@@ -120,6 +120,10 @@ def test_a_damaged_file_and_another_network_are_told(make_job: Make, tmp_path: P
     killed_at(job, 1)
     with pytest.raises(ConfigError, match=r"rank \(4 -> 8\)"):
         train(replace(job, config=job.config.replace(rank=8)))
+    plain = train(job).score
+    killed_at(replace(job, checkpoint=f"{path}2", config=job.config.replace(gradient_checkpointing=True)), 1)
+    again = train(replace(job, checkpoint=f"{path}2"))  # memory ran out once, the next leg asks without it
+    assert again.score == pytest.approx(plain, abs=1e-6)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match="Delete the file"):
         train(job)

@@ -52,6 +52,15 @@ def test_the_same_seed_gives_a_bit_equal_model(binary: bool, adapter: str, make_
     assert not same(results[0].model, train(replace(job, seed=1)).model)
 
 
+def test_a_schedulers_environment_is_not_taken_for_ours(
+    make_job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a SLURM job of several tasks Lightning would refuse to train on one device."""
+    for name, value in {"NTASKS": "4", "JOB_NAME": "train", "JOB_ID": "7", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert train(make_job(max_epochs=1)).state == "finished"
+
+
 def test_epochs_and_counts(make_job: Make) -> None:
     result = train(make_job(max_epochs=2, batch_size=3))
     assert result.steps == math.ceil(2 * 8 / 3) and result.epochs == pytest.approx(6 * 3 / 8)
