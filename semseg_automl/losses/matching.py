@@ -93,6 +93,15 @@ def match(
     -------
     queries, which : int64 (min(Q, S),), indices of the pairs.
     """
+    with torch.autocast(mask.device.type, enabled=False):  # its products are off by 0.2 in bfloat16
+        cost = _costs(mask, kind, present, segments, valid)
+    queries, which = linear_sum_assignment(cost.nan_to_num(1e6, 1e6, -1e6).cpu().numpy())
+    device = mask.device
+    return torch.as_tensor(queries, device=device), torch.as_tensor(which, device=device)
+
+
+def _costs(mask: Tensor, kind: Tensor, present: Tensor, segments: Tensor, valid: Tensor) -> Tensor:
+    """(Q, S) cost of each pair; see :func:`match`."""
     size = (mask.shape[-2], mask.shape[-1])
     share = F.adaptive_avg_pool2d(valid.float()[None], size)[0].flatten()  # (h*w,), of valid pixels
     truth = F.adaptive_avg_pool2d(segments, size).flatten(1)  # (S, h*w), of the segment's pixels
@@ -101,10 +110,7 @@ def match(
     bce = (on @ truth.t() + off @ (share - truth).t()) / share.sum().clamp_min(1e-6)  # (Q, S)
     p = flat.sigmoid() * share
     dice = 1.0 - (2.0 * (flat.sigmoid() @ truth.t()) + 1.0) / (p.sum(1)[:, None] + truth.sum(1) + 1.0)
-    cost = -CLASS_WEIGHT * kind.softmax(-1)[:, present] + MASK_WEIGHT * bce + DICE_WEIGHT * dice
-    queries, which = linear_sum_assignment(cost.nan_to_num(1e6, 1e6, -1e6).cpu().numpy())
-    device = mask.device
-    return torch.as_tensor(queries, device=device), torch.as_tensor(which, device=device)
+    return -CLASS_WEIGHT * kind.softmax(-1)[:, present] + MASK_WEIGHT * bce + DICE_WEIGHT * dice
 
 
 def _mask_terms(mask: Tensor, segments: Tensor, valid: Tensor) -> Tensor:

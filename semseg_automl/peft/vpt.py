@@ -26,13 +26,13 @@ Deliberate differences from the paper:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.per_thread import PerThread
 from semseg_automl.peft.base import AdapterLayer, Site
 
 
@@ -82,8 +82,8 @@ class PromptLayer(AdapterLayer):
     ----------
     prompts : Parameter (P, C)
     gate : Parameter (heads,)
-    read : Tensor (..., C) or None
-        Of the last forward pass, until the output layer takes it.
+    read : PerThread of Tensor (..., C) or None
+        Of this thread's last forward pass, until the output layer takes it.
     """
 
     no_merge = "its prompts are further tokens of the attention"
@@ -97,7 +97,7 @@ class PromptLayer(AdapterLayer):
         self.prompts = nn.Parameter(start)
         self.gate = nn.Parameter(torch.zeros(site.heads))
         self.register_buffer("rows", torch.stack([site.rows(part) for part in "qkv"]), persistent=False)
-        self.read: Tensor | None = None
+        self.read: PerThread[Tensor | None] = PerThread(None)
 
     def adapt(self, x: Tensor) -> Tensor:
         """Base output, unchanged; :attr:`read` is set."""
@@ -109,16 +109,14 @@ class PromptLayer(AdapterLayer):
         scores = torch.einsum("...hd,phd->...hp", q, k) * d**-0.5
         shares = scores.float().softmax(-1) if scores.dtype == torch.bfloat16 else scores.softmax(-1)
         shares = shares * self.gate[:, None]
-        self.read = torch.einsum("...hp,phd->...hd", shares.to(v.dtype), v).flatten(-2)
+        self.read.set(torch.einsum("...hp,phd->...hd", shares.to(v.dtype), v).flatten(-2))
         return out
 
     def take(self) -> Tensor | None:
         """:attr:`read`, once; None while the layer is disabled."""
-        read, self.read = self.read, None
+        read = self.read.get()
+        self.read.set(None)
         return read if self.enabled else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "read": None}
 
 
 class PromptOutputLayer(AdapterLayer):

@@ -13,7 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 from semseg_automl.losses import functional
 from semseg_automl.losses.cl_dice import ITERATIONS, ce_cl_dice, soft_cl_dice, soft_skeleton
 from semseg_automl.losses.functional import IGNORE
-from semseg_automl.losses.lovasz import lovasz
+from semseg_automl.losses.lovasz import jaccard_steps, lovasz
 
 smp = pytest.importorskip("segmentation_models_pytorch", reason="in the extra [dev]")
 
@@ -216,7 +216,18 @@ def test_lovasz_is_segmentation_models_pytorchs(classes: int) -> None:
     mine.backward()
     expected.backward()
     assert first.grad is not None and second.grad is not None
-    assert torch.allclose(first.grad, second.grad, rtol=1e-4, atol=1e-8)
+    # their steps of 1 - IoU, which weigh the gradient, are differences in float32: off by some 1e-7 each
+    assert torch.allclose(first.grad, second.grad, rtol=1e-4, atol=5e-7)
+
+
+def test_steps_of_lovasz_are_those_of_float64() -> None:
+    """A million pixels: each step is about as large as float32's rounding of 1 - IoU."""
+    masks = (torch.rand(2, 1_000_000, generator=torch.Generator().manual_seed(0)) < 0.9).float()
+    kept, total = masks.double(), masks.double().sum(1, keepdim=True)
+    expected = 1.0 - (total - kept.cumsum(1)) / (total + (1.0 - kept).cumsum(1))
+    expected = torch.diff(expected, dim=1, prepend=torch.zeros(2, 1, dtype=torch.float64))
+    steps = jaccard_steps(masks)
+    assert steps.dtype == torch.float32 and torch.allclose(steps.double(), expected, rtol=1e-6, atol=0)
 
 
 def test_lovasz_of_hard_masks_is_one_minus_iou() -> None:

@@ -14,7 +14,6 @@ to know them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.per_thread import PerThread
 from semseg_automl.models.encoders.base import (
     Encoder,
     EncoderOutput,
@@ -49,20 +49,20 @@ _SITE_PATHS = {  # path in a block -> kind, part
 }
 
 
-@dataclass
-class Grid:
-    """Height and width, in tokens, of the pictures that go through the encoder now.
+class Grid(PerThread[tuple[int, int]]):
+    """Height and width, in tokens, of the pictures that go through the encoder now, in this thread.
 
     Taken from ``shape`` one by one and used in ``reshape``: so an exporter sees them change with the picture.
     """
 
-    h: int = 0
-    w: int = 0
+    def __init__(self, first: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(first)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, prefix + h*w, C) -> (B, prefix, C), (B, h, w, C)."""
-        count = x.shape[1] - self.h * self.w
-        return x[:, :count], x[:, count:].reshape(x.shape[0], self.h, self.w, x.shape[2])
+        h, w = self.get()
+        count = x.shape[1] - h * w
+        return x[:, :count], x[:, count:].reshape(x.shape[0], h, w, x.shape[2])
 
 
 class OnGrid(nn.Module):
@@ -134,7 +134,7 @@ class TimmViTEncoder(Encoder):
 
     def tail(self, stem: Tensor, guide: Guide = untouched) -> EncoderOutput:
         """Positions, blocks, last norm and neck, from :meth:`stem`'s output."""
-        self.grid.h, self.grid.w = stem.shape[1], stem.shape[2]
+        self.grid.set((stem.shape[1], stem.shape[2]))
         x = self._positioned(stem) if is_traced() else self.vit._pos_embed(stem)
         x = self.vit.norm_pre(x)  # (B, prefix + h*w, C)
         for i, block in enumerate(self.vit.blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,42 @@ def test_class_and_register_tokens_pass_convolutions_by(method: str) -> None:
     x = torch.randn(1, 3 + 15, 24, dtype=torch.float64)
     changed = (owner(x) - layers[0].base(x)).abs().sum(-1)[0]
     assert (changed[:3] < 1e-12).all() and (changed[3:] > 1e-3).all()
+
+
+@pytest.mark.parametrize("method", ["lora", "conv_lora", "vpt", "lst"])
+@pytest.mark.parametrize("other", [(80, 48), (48, 48), (48, 80)], ids=str)
+def test_a_pass_in_another_thread_leaves_this_one_alone(
+    method: str, other: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one picture is in the midst of the blocks a whole pass of another runs beside it."""
+    monkeypatch.setattr(lst, "VIT_TINY", lst.SideSize(dim=12, depth=2, heads=2))
+    encoder = TimmViTEncoder(small()).eval()
+    inject(encoder, encoder.sites(), AdapterConfig(adapter=method, rank=2, num_experts=2))
+    for parameter in adapter_parameters(encoder).values():
+        parameter.data += 0.1
+    results: list[Tensor] = []
+
+    def run(size: tuple[int, int]) -> None:
+        with torch.no_grad():
+            results.append(encoder(images(*size)).embedding)
+
+    def meanwhile(*_arguments: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=run, args=(other,))
+            thread.start()
+            thread.join()
+
+    run((48, 80))
+    run(other)
+    for layer in (
+        encoder.vit.blocks[0],
+        encoder.vit.blocks[1].attn.qkv,
+    ):  # between blocks, within an attention
+        handle = layer.register_forward_hook(meanwhile)
+        run((48, 80))
+        handle.remove()
+        beside, interrupted = results[-2:]
+        assert torch.equal(interrupted, results[0]) and torch.equal(beside, results[1])
 
 
 def test_the_neck_is_trained_and_stored_with_every_adapter() -> None:
