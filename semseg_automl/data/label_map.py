@@ -92,6 +92,16 @@ class LabelMap:
         place = np.minimum(np.searchsorted(known, codes), known.size - 1)
         return np.where(known[place] == codes, indices[place], np.int16(IGNORE))
 
+    def index_of(self, value: Value, *, boolean: bool = False) -> int | None:
+        """Class index, or IGNORE, of a raw value in the sense of :meth:`encode`; None for one it never saw.
+
+        ``boolean``: whether it is of a boolean mask, whose 1 may be this map's 255.
+        """
+        code = self._code(self._true(value) if boolean else value)
+        if self.ignore is not None and code == self._code(self.ignore):
+            return IGNORE
+        return self._index_of_code.get(code)
+
     def unknown_values(self, raw: np.ndarray) -> set[Value]:
         """Raw values of a mask that are neither a class nor ignored."""
         known = {self._code(v) for v in self.class_of}
@@ -183,6 +193,10 @@ class LabelMap:
             return raw if raw.dtype.kind == "u" and raw.itemsize <= 2 else raw.astype(np.int64)
         grey = (raw[..., 0] == raw[..., 1]) & (raw[..., 1] == raw[..., 2])
         return np.where(grey, raw[..., 0], np.int64(_NO_CODE))  # (H, W, 3) -> (H, W)
+
+    @cached_property
+    def _index_of_code(self) -> dict[int, int]:
+        return {self._code(value): k for value, k in self.class_of.items()}
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:

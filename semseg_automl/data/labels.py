@@ -13,6 +13,7 @@ import numpy as np
 
 from semseg_automl.core.errors import ConfigError, DataError, unknown_name
 from semseg_automl.core.log import get_logger
+from semseg_automl.data.blurred import refuse_edges, refuse_noise
 from semseg_automl.data.class_mapping import ClassMapping
 from semseg_automl.data.complaints import Complaints
 from semseg_automl.data.label_map import IGNORE, PROBLEM_TYPES, LabelMap, as_value
@@ -29,6 +30,7 @@ __all__ = [
     "read_mask",
     "read_raw_mask",
     "scan_masks",
+    "unknown_values",
 ]
 
 Names = list[str] | None
@@ -37,7 +39,6 @@ Given = Names | ClassMapping
 _log = get_logger("data")
 _BLACK: tuple[Value, Value] = (0, (0, 0, 0))
 _MANY_VALUES = 64
-_NEAR, _NOISY = 32, 3  # how far from 0 or 255 noise reaches; so many values near each make it noise
 
 
 def read_mask(source: Any, label_map: LabelMap) -> np.ndarray:
@@ -53,12 +54,20 @@ def presence(scan: LabelScan, label_map: LabelMap) -> np.ndarray:
 def class_counts(scan: LabelScan, label_map: LabelMap) -> np.ndarray:
     """Pixels (N, K) int64 of each of K classes in each of N masks, merged values included."""
     out = np.zeros((len(scan), label_map.n_classes), np.int64)
-    for row, counts in zip(out, scan.rows, strict=True):
+    flags = scan.boolean or (False,) * len(scan)
+    for row, counts, boolean in zip(out, scan.rows, flags, strict=True):
         for value, count in counts.items():
-            k = label_map.class_of.get(value, IGNORE)
-            if k != IGNORE:
+            k = label_map.index_of(value, boolean=boolean)
+            if k is not None and k != IGNORE:
                 row[k] += count
     return out
+
+
+def unknown_values(scan: LabelScan, label_map: LabelMap) -> list[Value]:
+    """Values of a table's masks that a label map does not know, ascending."""
+    flags = scan.boolean or (False,) * len(scan)
+    rows = zip(scan.rows, flags, strict=True)
+    return sorted({v for row, flag in rows for v in row if label_map.index_of(v, boolean=flag) is None})
 
 
 def infer_label_map(
@@ -115,7 +124,11 @@ def infer_label_map(
     if isinstance(given, ClassMapping):
         values, names, merged = _from_mapping(present, given, scan)
     else:
-        _refuse_noise(scan)
+        if scan.conflict is not None:
+            raise DataError(scan.conflict)
+        refuse_noise(scan)
+        if given is None and isinstance(ignore_index, str):
+            refuse_edges(scan)
         values, names = _from_table(present, given, problem_type)
     problem_type = problem_type or ("binary" if len(values) == 2 and values[0] in _BLACK else "multiclass")
     _check_binary(problem_type, values, scan)
@@ -209,25 +222,6 @@ def _from_mapping(
     if len(values) > len(own) and values[0] != next(iter(own.values())):  # a background came first
         merged = tuple((value, k if k == IGNORE else k + 1) for value, k in merged)
     return values, names, tuple((value, k) for value, k in merged if value not in values)
-
-
-def _refuse_noise(scan: LabelScan) -> None:
-    """Raise DataError where the masks are 0/255 masks that a lossy format or smoothing has blurred."""
-    values = [v for v in scan.values if isinstance(v, int)]
-    low, high = ([v for v in values if 0 < v <= _NEAR], [v for v in values if 255 - _NEAR <= v < 255])
-    if len(values) < len(scan.values) or len(low) < _NOISY or len(high) < _NOISY or max(values) > 255:
-        return
-    near = sum(n for v, n in scan.pixels.items() if isinstance(v, int) and not _NEAR < v < 255 - _NEAR)
-    share = near / sum(scan.pixels.values())
-    if share < 0.9:
-        return
-    rows = [str(label) for label, row in zip(scan.index, scan.rows, strict=True) if set(row) - {0, 255}]
-    raise DataError(
-        f"The masks hold {len(values)} values, {100 * share:.0f} % of the pixels near 0 or 255: two classes, "
-        f"saved as JPEG or resized with smoothing (first rows {', '.join(rows[:5])}). Values that no one "
-        "drew are not guessed: save the masks as PNG without smoothing, or ask for a threshold with "
-        "classes={range(0, 128): 'background', range(128, 256): 'foreground'}."
-    )
 
 
 def _palette(scan: LabelScan, values: Sequence[Value | None]) -> tuple[int, ...] | None:

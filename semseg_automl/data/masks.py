@@ -13,9 +13,9 @@ from PIL import Image
 from semseg_automl.core.errors import DataError
 from semseg_automl.data.complaints import Complaints
 from semseg_automl.data.images import Source, describe, open_pixels, parallel
+from semseg_automl.data.palettes import Palette, Value, palette_conflict
 from semseg_automl.data.sources import MaskStack
 
-Value = int | tuple[int, int, int]
 MaskSource = Source | MaskStack
 
 
@@ -115,12 +115,16 @@ class LabelScan:
 
     ``rows[i]`` maps raw value -> pixels of mask i; ``index[i]`` is that row's label in the user's
     table. All values are ints, or all are (r, g, b): see :func:`scan_masks`. ``palette``: r, g, b of
-    index 0, 1, ... where every mask is a palette picture with the same colours, else None.
+    index 0, 1, ... where every mask is a palette picture with the same colours, else None. ``conflict``:
+    why the indices of palette masks can't be trusted (``palettes``). ``boolean[i]``: whether mask i is, so
+    that its 1 may mean another table's 255.
     """
 
     rows: tuple[Mapping[Value, int], ...]
     index: tuple[object, ...]
-    palette: tuple[int, ...] | None = None
+    palette: Palette | None = None
+    conflict: str | None = None
+    boolean: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -176,21 +180,27 @@ def scan_masks(sources: Sequence[MaskSource], *, index: Sequence[object] | None 
     complaints = Complaints("The masks")
     rows: list[dict[Value, int]] = []
     boolean: list[bool] = []
-    palettes: set[tuple[int, ...] | None] = set()
+    palettes: list[Palette | None] = []
     for label, found in zip(labels, parallel(_count_one, sources, title="Reading masks"), strict=True):
         if isinstance(found, DataError):
             complaints.add("unreadable mask", str(found), label)
         else:
             rows.append(found[0])
             boolean.append(found[1])
-            palettes.add(found[2])
+            palettes.append(found[2])
     complaints.raise_if_any()
+    conflict = palette_conflict(rows, palettes, labels)
     rows = _one_kind(_booleans_as(rows, boolean), labels)
-    palette = palettes.pop() if len(palettes) == 1 else None
-    return LabelScan(rows=tuple(rows), index=labels, palette=palette)
+    return LabelScan(
+        rows=tuple(rows),
+        index=labels,
+        palette=palettes[0] if len(set(palettes)) == 1 else None,
+        conflict=conflict,
+        boolean=tuple(boolean),
+    )
 
 
-def _count_one(source: MaskSource) -> tuple[dict[Value, int], bool, tuple[int, ...] | None] | DataError:
+def _count_one(source: MaskSource) -> tuple[dict[Value, int], bool, Palette | None] | DataError:
     """Pixels per value, whether the mask is boolean, its palette; or what is wrong with it."""
     palette: list[int] = []
 

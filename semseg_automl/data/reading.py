@@ -25,10 +25,13 @@ from semseg_automl.data.tiff import read_tiff
 MAX_CHANNELS = 16
 
 
-def open_pixels(source: Source, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def open_pixels(
+    source: Source, convert: Callable[[Image.Image], np.ndarray], *, nodata: bool = False
+) -> np.ndarray:
     """Decode a file or PIL image through ``convert`` and apply its EXIF orientation.
 
-    TIFFs whose samples Pillow would change are read without it, and without ``convert``.
+    TIFFs whose samples Pillow would change are read without it, and without ``convert``. ``nodata``: what a
+    float TIFF says was not measured becomes NaN.
 
     Raises
     ------
@@ -49,7 +52,10 @@ def open_pixels(source: Source, convert: Callable[[Image.Image], np.ndarray]) ->
                 image.load()
                 if image.format == "PNG" and _last_row_is_zero(image):
                     refuse_missing_rows(file)
-                return _turn(convert(image), orientation_of(image, loaded=True))
+                pixels = convert(image)
+                if nodata and tiff is not None and tiff.nodata is not None and pixels.dtype.kind == "f":
+                    pixels = np.where(pixels == tiff.nodata, np.nan, pixels)
+                return _turn(pixels, orientation_of(image, loaded=True))
     except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
         raise DataError(f"{describe(source)}: {explain(error, describe(source))}") from error
 
@@ -80,7 +86,7 @@ def read_image(source: Source) -> np.ndarray:
         check_shape(source)
         pixels = plain_dtype(source)
     else:
-        pixels = plain_dtype(open_pixels(source, _pixels_of))
+        pixels = plain_dtype(open_pixels(source, _pixels_of, nodata=True))
     return np.ascontiguousarray(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 

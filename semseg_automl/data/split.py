@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,13 @@ from semseg_automl.data.masks import LabelScan
 _log = get_logger("data")
 _FRACTION = 0.15
 _MOST = 200
+
+
+def check_fraction(holdout_frac: object) -> None:
+    """Raise ConfigError unless it is None or a number between 0 and 1."""
+    number = isinstance(holdout_frac, Real) and not isinstance(holdout_frac, bool)
+    if holdout_frac is not None and not (number and 0.0 < float(holdout_frac) < 1.0):  # type: ignore[arg-type]
+        raise ConfigError(f"holdout_frac (--holdout-frac) lies between 0 and 1, got {holdout_frac!r}.")
 
 
 def split_samples(
@@ -59,8 +67,7 @@ def split_samples(
         ``holdout_frac`` out of range; ``groups`` of another length or with empty cells.
     """
     n = len(samples)
-    if holdout_frac is not None and not 0.0 < holdout_frac < 1.0:
-        raise ConfigError(f"holdout_frac lies between 0 and 1, got {holdout_frac!r}.")
+    check_fraction(holdout_frac)
     fraction = _FRACTION if holdout_frac is None else float(holdout_frac)
     wanted = int(np.clip(round(fraction * n), 1, max(1, n - 1)))
     if holdout_frac is None:

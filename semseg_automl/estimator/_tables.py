@@ -21,9 +21,10 @@ from semseg_automl.data.labels import (
     infer_label_map,
     presence,
     scan_masks,
+    unknown_values,
 )
 from semseg_automl.data.near_duplicates import NearDuplicates, near_duplicates
-from semseg_automl.data.split import split_samples
+from semseg_automl.data.split import check_fraction, split_samples
 
 _LOG = get_logger("estimator")
 
@@ -61,6 +62,7 @@ def prepare_tables(
 
     Raises DataError with every complaint at once.
     """
+    check_fraction(holdout_frac)  # before hours of reading
     samples = check_table(train_data, y, image=image, label=label, need_label=True, role="train_data")
     scan = scan_masks(samples.masks or (), index=list(samples.index))
     if classes is None and not isinstance(label, str) and y is None:
@@ -148,8 +150,7 @@ def _check_tuning_labels(val: Samples, label_map: LabelMap) -> None:
     known = class_counts(scan, label_map)
     if not known.sum():
         raise DataError("tuning_data: no mask holds a pixel of a class that train_data has.")
-    unknown = [v for v in scan.values if v not in label_map.class_of and v != label_map.ignore]
-    if unknown:
+    if unknown := unknown_values(scan, label_map):
         _LOG.warning(
             "tuning_data holds mask values that train_data never has: %s; they are ignored.", unknown[:10]
         )
@@ -160,7 +161,7 @@ def _groups(groups: Any, train_data: Any, n: int) -> np.ndarray | None:
     if groups is None:
         return None
     if not isinstance(groups, str):
-        labels = np.asarray(groups, dtype=object).reshape(-1)
+        labels = _one_each(groups)
         if len(labels) != n:
             raise DataError(f"groups has {len(labels)} labels for {n} pictures: give one for each row.")
         return labels
@@ -172,3 +173,14 @@ def _groups(groups: Any, train_data: Any, n: int) -> np.ndarray | None:
             f"groups={groups!r} is not a column of train_data (columns: {columns}).{suggest(groups, columns)}"
         )
     return np.asarray(train_data[groups], dtype=object)
+
+
+def _one_each(groups: Any) -> np.ndarray:
+    """Labels (N,) of objects, of which each may be a tuple."""
+    if isinstance(groups, pd.Series | pd.DataFrame | np.ndarray):
+        return np.asarray(groups, dtype=object).reshape(-1)
+    items = list(groups)
+    labels = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        labels[i] = item
+    return labels

@@ -46,9 +46,9 @@ def is_single(data: Any) -> bool:
 
 
 def _answer(data: Any, index: pd.Index, values: Sequence[Any], name: str) -> Any:
-    """One value for one picture, else a Series of objects indexed as the input."""
+    """One value for one picture (None where it is of another shard), else a Series indexed as the input."""
     if is_single(data):
-        return values[0]
+        return values[0] if values else None
     cells = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         cells[i] = value

@@ -47,6 +47,9 @@ def test_shards_make_the_files_of_the_whole(
     joined = pd.concat(parts).sort_index()
     for one, two in zip(whole, joined, strict=True):
         assert Path(one).name == Path(two).name and Path(one).read_bytes() == Path(two).read_bytes()
+    one = textures["image"].iloc[0]
+    alone = [multiclass.predict(one, output_dir=tmp_path / "one", shard=(i, 2)) for i in range(2)]
+    assert Path(alone[0]).is_file() and alone[1] is None  # a picture that is another shard's
     for wrong in ({"shard": (5, 5), "output_dir": tmp_path}, {"shard": (0, 2)}):
         with pytest.raises(ConfigError, match="shard"):
             multiclass.predict(textures, **wrong)

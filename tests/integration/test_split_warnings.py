@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from semseg_automl.core.errors import ConfigError
 from semseg_automl.estimator._tables import Tables, prepare_tables
 
 
@@ -53,3 +54,13 @@ def test_a_class_that_one_picture_shows_is_named(caplog: pytest.LogCaptureFixtur
         tables = prepared(pd.DataFrame({"image": pictures, "label": masks}))
     assert "Not in the validation pictures: 2. More pictures that show them are needed." in caplog.text
     assert 4 in tables.train.index
+
+
+def test_groups_may_be_tuples_and_a_wrong_share_is_told_before_a_mask_is_read(textures: pd.DataFrame) -> None:
+    groups = [("patient", i // 2) for i in range(12)]
+    tables = prepared(textures, groups=groups)
+    sides = [{groups[i] for i in part.index} for part in (tables.train, tables.val)]
+    assert sides[0].isdisjoint(sides[1]) and len(tables.train) + len(tables.val) == 12
+    broken = textures.assign(label="gone.png")
+    with pytest.raises(ConfigError, match="holdout_frac"):
+        prepared(broken, holdout_frac=5, tuning_data=textures)

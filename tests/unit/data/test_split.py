@@ -138,7 +138,7 @@ def test_same_seed_same_split_other_seed_other_split() -> None:
 def test_holdout_frac_and_errors() -> None:
     found = np.ones((10, 1), bool)
     assert len(_split(found, holdout_frac=0.5)[1]) == 5 and len(_split(found, holdout_frac=0.99)[0]) == 1
-    for bad in (0.0, 1.0, -1, 2):
+    for bad in (0.0, 1.0, -1, 2, "0.2", True, float("nan")):
         with pytest.raises(ConfigError, match="holdout_frac"):
             _split(found, holdout_frac=bad)
     with pytest.raises(DataError, match="3 labels for 10"):

@@ -136,6 +136,11 @@ def test_gdal_no_data_is_nan(tmp_path: Path) -> None:
         tmp_path / "a.tif", array, photometric="minisblack", planarconfig="contig", extratags=[tag]
     )
     assert np.isnan(read_image(tmp_path / "a.tif")[0, 0]).all()
+    tifffile.imwrite(
+        tmp_path / "dem.tif", 900 * array[..., 0], extratags=[(42113, "s", 10, "-8999100.0", False)]
+    )
+    found = read_image(tmp_path / "dem.tif")  # one band, which Pillow reads
+    assert np.isnan(found[0, 0, 0]) and np.isfinite(found).sum() == 19
 
 
 def test_masks_of_32_bits_keep_their_numbers(tmp_path: Path) -> None:
