@@ -10,6 +10,7 @@
       turn.lock                    held by the process that decides what is trained next
       crew/                        what helpers of a search need and say (search.notice)
       windows/                     PNG files cut out of large pictures (estimator._windows)
+      .features-*/                 kept features of the trainings (training.feature_store)
 
 A fit that ends well removes it; the journal stays, as ``model/study.log``.
 """
