@@ -60,12 +60,11 @@ def from_coco(
         Everything that is wrong with the file, by picture and annotation id; pictures of another size
         than it says; a folder where a mask would replace a picture.
     """
-    content = _read_json(Path(annotations))
+    images, masks = Path(images).expanduser(), Path(masks).expanduser()
+    content = _read_json(Path(annotations).expanduser())
     complaints = Complaints(str(annotations))
     shift = int(any(c["id"] == 0 for c in content["categories"]))
-    names = {
-        int(c["id"]) + shift: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])
-    }
+    names = {c["id"] + shift: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
     of_image: dict[Any, list[Mapping[str, Any]]] = {}
     for annotation in content["annotations"]:
         of_image.setdefault(annotation.get("image_id"), []).append(annotation)
@@ -73,18 +72,18 @@ def from_coco(
     for entry in content["images"]:
         found = sorted(of_image.pop(entry["id"], ()), key=lambda a: -float(a.get("area") or 0))
         shapes = [_coco_shape(annotation, shift, names, complaints) for annotation in found]
-        path, height, width = Path(images) / entry["file_name"], entry.get("height"), entry.get("width")
+        path, height, width = images / entry["file_name"], entry.get("height"), entry.get("width")
         drawings.append(
             _Drawing(
                 image=path,
-                name=_below(path, Path(images)),
+                name=_below(path, images),
                 shapes=[shape for shape in shapes if shape is not None],
                 size=(int(height), int(width)) if height and width else None,
             )
         )
     for image_id in of_image:
         complaints.add("unknown image", f"annotations of image_id {image_id!r}, which is not among images")
-    return _written(drawings, Path(masks), {0: "background", **names}, complaints)
+    return _written(drawings, masks, {0: "background", **names}, complaints)
 
 
 def _coco_shape(
@@ -92,12 +91,16 @@ def _coco_shape(
 ) -> Shape | None:
     """The class and what is to be drawn of one annotation; None with a complaint, or for a mere line."""
     category, drawn, number = annotation["category_id"], annotation.get("segmentation"), annotation.get("id")
-    if not isinstance(category, int) or category + shift not in names:
+    try:
+        value = int(category) + shift
+    except (TypeError, ValueError):
+        value = -1
+    if value not in names:
         complaints.add("unknown category", f"category_id {category}", number)
         return None
     if isinstance(drawn, Mapping):
-        return category + shift, drawn
-    if not drawn:
+        return value, drawn
+    if not drawn or drawn == [[]]:
         text = "it has a box only, a mask needs a polygon or run lengths"
         complaints.add("annotation without a segmentation", text, number)
         return None
@@ -106,7 +109,7 @@ def _coco_shape(
         complaints.add("segmentation of another form", text, number)
         return None
     if polygons := [np.reshape(p, (-1, 2)) for p in drawn if len(p) >= 6 and len(p) % 2 == 0]:
-        return category + shift, polygons
+        return value, polygons
     if all(len(polygon) == 4 for polygon in drawn):  # tools do write them, and they cover no pixel
         _LOG.warning("Annotation %s is left out: a line of two points has no inside.", number)
     else:
@@ -154,14 +157,14 @@ def from_yolo(
     DataError
         Everything that is wrong with the files, by file and line.
     """
-    root = Path(images)
+    root, texts = Path(images).expanduser(), Path(labels).expanduser()
     complaints = Complaints(str(labels))
     known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names or ()))
     drawings, seen = [], set()
     pictures = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES) if root.is_dir() else []
     for path in pictures:
         relative = path.relative_to(root)
-        file = Path(labels) / relative.with_suffix(".txt")
+        file = texts / relative.with_suffix(".txt")
         shapes = []
         for number, line in enumerate(file.read_text().splitlines() if file.is_file() else (), start=1):
             if line.strip():
@@ -173,7 +176,8 @@ def from_yolo(
         for value in sorted(seen - {k + 1 for k in known}):
             complaints.add("unknown class", f"class {value - 1} has no name in names={names!r}")
     classes = {k + 1: str(known.get(k, k)) for k in sorted({*known, *(v - 1 for v in seen)})}
-    return _written(drawings, Path(masks), {0: "background", **classes}, complaints, shares=True)
+    places = Path(masks).expanduser()
+    return _written(drawings, places, {0: "background", **classes}, complaints, shares=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -186,6 +190,8 @@ def _read_json(path: Path) -> dict[str, Any]:
             for entry in content[kind]:
                 for field in fields:
                     entry[field]
+        for category in content["categories"]:
+            category["id"] = int(category["id"])
         for annotation in content["annotations"]:
             annotation["category_id"]
     except FileNotFoundError as error:

@@ -25,8 +25,8 @@ def refuse_edges(scan: LabelScan) -> None:
     """Raise DataError where 0/255 masks have grey edges: fewer values than noise has, at every object.
 
     Half a size by averaging gives 64, 128 and 192, a JPEG of the best quality 1 and 254. Left alone, 255
-    would be ignored beside them, and with it every object. Class numbers are no such greys: they are small,
-    or not at nearly every object.
+    would be ignored beside them, and with it every object. Class numbers are hardly such greys: they are
+    small, or not at nearly every object. (``ignore_index=255`` says so.)
     """
     pixels = scan.pixels
     between = [v for v in pixels if isinstance(v, int) and 0 < v < 255]
@@ -45,5 +45,6 @@ def _blurred(scan: LabelScan, share: str) -> DataError:
         f"The masks hold {len(scan.values)} values, {share}: two classes, saved as JPEG or resized with "
         f"smoothing (first rows {', '.join(rows[:5])}). Values that no one drew are not guessed: save the "
         "masks as PNG without smoothing, or ask for a threshold with classes={range(0, 128): 'background', "
-        "range(128, 256): 'foreground'}. (Classes of such values: name them with classes={0: ..., ...}.)"
+        "range(128, 256): 'foreground'}. Where 255 marks pixels of no class, pass ignore_index=255; where "
+        "the values are classes, name them with classes={0: ..., ...}."
     )

@@ -103,8 +103,8 @@ def infer_label_map(
     ------
     DataError
         No mask, nothing but ignored pixels, more than two values in a binary problem, values that
-        ``classes`` does not name, names that don't fit the values, or noise around 0 and 255 where
-        ``classes`` is no mapping that says what to do about it.
+        ``classes`` does not name, names that don't fit the values; noise around 0 and 255, or palettes
+        that contradict each other, where ``classes`` is no mapping that says what to do about it.
     ConfigError
         Arguments of a wrong kind.
     """
@@ -138,7 +138,7 @@ def infer_label_map(
         names=tuple(names),
         values=tuple(values),
         ignore=ignore,
-        merged=merged,
+        merged=tuple((value, k) for value, k in merged if value != ignore),
         palette=_palette(scan, [*values, ignore]),
     )
     _announce(label_map)

@@ -35,7 +35,8 @@ def palette_conflict(
                     f"The palette masks contradict each other: index {index} is the colour {first} in row "
                     f"{where!r} and {colour} in row {label!r}. {_REMEDY}"
                 )
-        if plain and not plain.issuperset(row) and _are_among(colours.values(), plain):
+        own = any(colour != (index, index, index) for index, colour in colours.items())
+        if plain and own and not plain.issuperset(row) and _are_among(colours.values(), plain):
             return (
                 f"Palette masks stand beside masks without one, whose values are their colours: row "
                 f"{label!r} holds the indices {sorted(colours)} for {sorted(colours.values())}. {_REMEDY}"

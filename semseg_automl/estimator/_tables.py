@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,8 @@ def prepare_tables(
 
     Raises DataError with every complaint at once.
     """
-    check_fraction(holdout_frac)  # before hours of reading
+    if tuning_data is None:
+        check_fraction(holdout_frac)  # before hours of reading
     samples = check_table(train_data, y, image=image, label=label, need_label=True, role="train_data")
     scan = scan_masks(samples.masks or (), index=list(samples.index))
     if classes is None and not isinstance(label, str) and y is None:
@@ -182,5 +183,9 @@ def _one_each(groups: Any) -> np.ndarray:
     items = list(groups)
     labels = np.empty(len(items), dtype=object)
     for i, item in enumerate(items):
-        labels[i] = item
+        labels[i] = item[0] if isinstance(item, list | np.ndarray) and len(item) == 1 else item
+        if not isinstance(labels[i], Hashable):
+            raise DataError(
+                f"groups: the label of row {i} is a {type(item).__name__}; give texts or numbers."
+            )
     return labels

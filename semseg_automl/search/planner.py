@@ -304,8 +304,8 @@ def _schedule(
     """Number of trials and steps, given the seconds that one training sample and one validation take."""
     batch, most = config.optim.batch_size, config.optim.max_epochs * print_.n_train
     epochs_fixed = "max_epochs" in request.given | request.spaces.keys() or not math.isfinite(remaining)
-    spaces = dict(request.spaces) or default_space(config.adapter)
-    spaces = {k: v for k, v in spaces.items() if k not in request.given}
+    own = {k: v for k, v in default_space(config.adapter).items() if k not in request.given}
+    spaces = dict(request.spaces) or own
     searching = (1.0 - request.finish_share) * remaining
     one = sample * (most if epochs_fixed else SEARCH_SAMPLES)
     trials = _n_trials(request, spaces, workers * searching, one)

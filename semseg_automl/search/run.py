@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -46,6 +47,7 @@ from semseg_automl.training.feature_store import make_store_folder, remove_store
 from semseg_automl.training.job import TrainJob
 
 _LOG = get_logger("search")
+_FOLDER = "folder"  # a study's user attribute
 _NO_JOURNAL = "The search can't be kept on disk (%s): it goes on in memory, and killed it would start anew."
 
 
@@ -286,13 +288,11 @@ def _without_storage(session: Session, study: optuna.Study) -> optuna.Study:
 
 def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, resumed: bool) -> optuna.Study:
     """Open the study; go on with what it holds, or queue the first trials."""
-    request, plan = session.request, session.plan
+    request, plan, folder = session.request, session.plan, session.request.folder
     settings = request.tune or TuneSettings()
-    name = request.folder.name if request.folder else "fit"
-    if storage is not None and request.storage is not None:
-        name = _run_of(
-            storage, name, new=not resumed and request.folder is not None and holds_model(request.folder)
-        )
+    name = "fit" if folder is None else folder.name
+    if storage is not None and request.storage is not None and folder is not None:
+        name = _run_of(storage, folder, new=not resumed and holds_model(folder))
     study = open_study(settings, request.seed, storage, name, paused=len(plan.rungs) > 1)
     known = len(study.trials)
     if known and not resumed:
@@ -300,26 +300,28 @@ def _begin(session: Session, storage: optuna.storages.BaseStorage | None, *, res
             f"storage={request.storage!r} already holds a study {name!r}, of another fit: it is named after "
             "the model's folder. Choose another path, or delete that study."
         )
+    check_spaces(study, plan.spaces)
     if known:
-        check_spaces(study, plan.spaces)
         if settings.sampler is None:
             study.sampler = own_sampler(
                 request.seed + known, limited=Limits.of(settings).any
             )  # not the same draws again
         go_on(session, study, lambda _trial: True)  # this process holds the folder: no other trains
     else:
+        study.set_user_attr(_FOLDER, str(folder))
         enqueue_default(study, plan.config, plan.spaces)
     return study
 
 
-def _run_of(storage: optuna.storages.BaseStorage, name: str, *, new: bool) -> str:
+def _run_of(storage: optuna.storages.BaseStorage, folder: Path, *, new: bool) -> str:
     """The study of the latest run into a folder in the user's storage, or with ``new`` of the next one.
 
-    A search that has ended and is given more time begins another: ``NAME_run2``, ...
+    A search that has ended and is given more time begins another: ``NAME_run2``, ... It remembers its folder,
+    since another folder may be called so.
     """
-    found = set(optuna.get_all_study_names(storage))
-    number = 1
-    while f"{name}_run{number + 1}" in found:
+    found, latest, number = set(optuna.get_all_study_names(storage)), folder.name, 2
+    while (name := f"{folder.name}_run{number}") in found:
+        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        latest = name if attributes.get(_FOLDER) == str(folder) else latest
         number += 1
-    number += new and name in found
-    return name if number == 1 else f"{name}_run{number}"
+    return name if new and folder.name in found else latest

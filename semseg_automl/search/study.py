@@ -27,6 +27,10 @@ row of the leaderboard; the process that trains it; by how much it breaks each l
 PLACE = "portfolio"
 """User attribute: which entry of the portfolio a trial is, the library's own values being 0."""
 _CONSTRAINTS = "constraints"  # where Optuna keeps what a constraints_func answered
+_OTHER_VALUES = (
+    "resume=True goes on with a search over other values of {name}: {before} before, {now} now. Give the "
+    "same, or start in another folder."
+)
 MAIN = "main"
 """The name of the process that runs ``fit``, as a worker."""
 
@@ -312,18 +316,23 @@ def _as_told(value: Any, space: Space) -> Any:
 
 
 def check_spaces(study: optuna.Study, spaces: Mapping[str, Space]) -> None:
-    """Raise ConfigError where trials of the study were drawn from other choices, which Optuna can't mix."""
+    """Raise ConfigError where trials of the study were drawn from other choices, which Optuna can't mix.
+
+    Of choices that Optuna can't hold it knows the numbers alone: the study remembers them in words.
+    """
     for name, space in spaces.items():
+        if isinstance(space, Categorical) and not _is_plain(space):
+            before, now = study.user_attrs.get(f"choices of {name}"), repr(space.choices)
+            if before not in (None, now):
+                raise ConfigError(_OTHER_VALUES.format(name=name, before=before, now=now))
+            study.set_user_attr(f"choices of {name}", now)
         for trial in study.get_trials(deepcopy=False):
             if (old := trial.distributions.get(name)) is None:
                 continue
             try:
                 optuna.distributions.check_distribution_compatibility(old, _distribution(space))
             except ValueError as error:
-                raise ConfigError(
-                    f"resume=True goes on with a search over other values of {name}: {old} before, {space} "
-                    "now. Give the same, or start in another folder."
-                ) from error
+                raise ConfigError(_OTHER_VALUES.format(name=name, before=old, now=space)) from error
 
 
 def _distribution(space: Space) -> optuna.distributions.BaseDistribution:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.estimator._tables import Tables, prepare_tables
 
 
@@ -61,6 +61,11 @@ def test_groups_may_be_tuples_and_a_wrong_share_is_told_before_a_mask_is_read(te
     tables = prepared(textures, groups=groups)
     sides = [{groups[i] for i in part.index} for part in (tables.train, tables.val)]
     assert sides[0].isdisjoint(sides[1]) and len(tables.train) + len(tables.val) == 12
+    wrapped = prepared(textures, groups=[[i // 2] for i in range(12)])
+    assert len(wrapped.train) + len(wrapped.val) == 12
+    with pytest.raises(DataError, match="row 0 is a dict"):
+        prepared(textures, groups=[{}] * 12)
+    assert len(prepared(textures[:6], tuning_data=textures[6:], holdout_frac=0).val) == 6  # not used
     broken = textures.assign(label="gone.png")
     with pytest.raises(ConfigError, match="holdout_frac"):
-        prepared(broken, holdout_frac=5, tuning_data=textures)
+        prepared(broken, holdout_frac=5)

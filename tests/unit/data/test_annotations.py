@@ -190,6 +190,21 @@ def test_annotations_for_another_size_are_refused(size: tuple[int, int], part: s
     assert not (tmp_path / "masks").exists()
 
 
+def test_numbers_as_other_tools_write_them_and_folders_below_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    categories = [{"id": 1.0, "name": "road"}, {"id": "3", "name": "car"}]
+    found = [_annotation([_flat(SQUARE)], area=600) | {"category_id": c} for c in (1.0, "3")]
+    _coco(tmp_path, [found[0], found[1] | {"image_id": 7}], categories=categories)
+    table = datasets.from_coco("~/coco.json", "~/pictures", "~/masks")
+    assert [int(read_raw_mask(p).max()) for p in table.label] == [1, 3]
+    assert Path(table.label[0]) == tmp_path / "masks" / "sub" / "a.png"
+    with pytest.raises(DataError, match="annotation without a segmentation"):
+        datasets.from_coco(_coco(tmp_path, [_annotation([[]])]), "~/pictures", "~/masks")
+
+
 def test_segmentations_of_other_forms_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wrong = [
         _flat(SQUARE),

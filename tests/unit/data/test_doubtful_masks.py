@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from semseg_automl.core.errors import DataError
-from semseg_automl.data.labels import infer_label_map, scan_masks, unknown_values
+from semseg_automl.data.labels import IGNORE, class_counts, infer_label_map, scan_masks, unknown_values
 from semseg_automl.data.masks import LabelScan
 
 BLACK, RED, GREEN = (0, 0, 0), (255, 0, 0), (0, 255, 0)
@@ -107,6 +107,26 @@ def test_palettes_that_agree_are_not(tmp_path: Path) -> None:
         image.save(tmp_path / f"{number}.png")
     beside = [tmp_path / "0.png", tmp_path / "1.png", indices[0]]  # an index mask without a palette
     assert infer_label_map(scan_masks(beside)).values == (0, 1)
+
+
+def test_an_empty_palette_mask_beside_colours_means_what_it_shows(tmp_path: Path) -> None:
+    empty = Image.new("P", (8, 8))
+    empty.putpalette([*BLACK, *RED])
+    empty.save(tmp_path / "empty.png")
+    colours = np.zeros((8, 8, 3), np.uint8)
+    colours[4:] = RED
+    assert infer_label_map(scan_masks([colours, tmp_path / "empty.png"])).values == (BLACK, RED)
+
+
+def test_counts_are_those_of_the_masks_that_are_trained_on() -> None:
+    mask = np.repeat(np.array([0, 100, 200, 255], np.uint8), 4).reshape(4, 4)
+    halves = {range(128): "bg", range(128, 256): "fg"}
+    for classes, ignore in ((halves, 255), (halves, None), ({0: "a", 100: "b", 200: None, 255: "c"}, "auto")):
+        scan = scan_masks([mask])
+        found = infer_label_map(scan, classes=classes, ignore_index=ignore)
+        encoded = found.encode(mask)
+        assert class_counts(scan, found)[0].tolist() == [(encoded == k).sum() for k in range(found.n_classes)]
+        assert (encoded[3] == IGNORE).all() == (ignore == 255)
 
 
 def test_indices_that_are_named_count(tmp_path: Path) -> None:

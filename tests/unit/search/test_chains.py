@@ -128,6 +128,11 @@ def test_other_choices_than_before_are_refused() -> None:
     check_spaces(study, {**spaces, "learning_rate": Real(1e-3, 1e-2, log=True), "alpha": Real(1.0, 2.0)})
     with pytest.raises(ConfigError, match=r"other values of rank.*4, 8"):
         check_spaces(study, {**spaces, "rank": Categorical(4, 8, 16)})
+    sizes = {"crop_size": Categorical((256, 256), (512, 512))}  # Optuna knows their numbers alone
+    check_spaces(study, sizes)
+    check_spaces(study, sizes)
+    with pytest.raises(ConfigError, match=r"other values of crop_size.*256"):
+        check_spaces(study, {"crop_size": Categorical((640, 640), (768, 768))})
 
 
 def test_a_trial_that_was_lost_before_it_asked_keeps_its_values() -> None:

@@ -169,15 +169,29 @@ def test_a_database_that_is_lost_ends_no_search(
     assert ("can't be read any more" in caplog.text) == (not readable)
 
 
-def test_a_search_that_ended_and_goes_on_has_a_study_of_its_own() -> None:
-    storage = optuna.storages.InMemoryStorage()
-    assert run._run_of(storage, "m", new=False) == run._run_of(storage, "m", new=True) == "m"
+def test_a_search_that_ended_and_goes_on_has_a_study_of_its_own(tmp_path: Path) -> None:
+    storage, folder = optuna.storages.InMemoryStorage(), tmp_path / "m"
+    assert run._run_of(storage, folder, new=False) == run._run_of(storage, folder, new=True) == "m"
     optuna.create_study(storage=storage, study_name="m")
-    assert run._run_of(storage, "m", new=False) == "m"  # refused, or gone on with after a kill
-    assert run._run_of(storage, "m", new=True) == "m_run2"
-    optuna.create_study(storage=storage, study_name="m_run2")
-    assert run._run_of(storage, "m", new=False) == "m_run2"
-    assert run._run_of(storage, "m", new=True) == "m_run3"
+    assert run._run_of(storage, folder, new=False) == "m"  # refused, or gone on with after a kill
+    assert run._run_of(storage, folder, new=True) == "m_run2"
+    optuna.create_study(storage=storage, study_name="m_run2")  # of a folder that is called so
+    assert run._run_of(storage, folder, new=False) == "m"
+    assert run._run_of(storage, folder, new=True) == "m_run3"
+    optuna.create_study(storage=storage, study_name="m_run3").set_user_attr("folder", str(folder))
+    assert run._run_of(storage, folder, new=False) == "m_run3"
+    assert run._run_of(storage, tmp_path / "m_run2", new=False) == "m_run2"
+    assert run._run_of(storage, tmp_path / "new_run2", new=False) == "new_run2"
+
+
+def test_what_was_searched_is_searched_when_a_killed_fit_goes_on() -> None:
+    spaces = {"image_size": Categorical(192, 512), "rank": Categorical(4, 8)}
+    request = FitRequest(config=RunConfig(), spaces=spaces, tune=TuneSettings(num_trials=4))
+    plan = run.make_plan(request, FACTS, FAST, 600.0)
+    start = Start(config=plan.config, probe=FAST, rungs=plan.rungs)
+    again = run.make_plan(gone_on(request, start), FACTS, FAST, 300.0)
+    assert again.spaces == plan.spaces == spaces and again.trials == 4
+    assert again.config.optim.crop_size is None
 
 
 def test_default_first_then_others_then_the_best_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
