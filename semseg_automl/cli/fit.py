@@ -21,6 +21,7 @@ from semseg_automl.cli.values import (
     parse_words,
 )
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.metrics.registry import score_name
 from semseg_automl.search import space
 
 _NOT_IN_FILES = {"self", "y", "callbacks", "loggers"}  # of objects, which no file holds
@@ -50,7 +51,7 @@ def fit(args: argparse.Namespace) -> int:
     if args.json:
         say(as_json(_result(seg)))
         return 0
-    say(f"{seg.eval_metric_} on validation: {seg.best_score_:.4f}")
+    say(f"{score_name(seg.eval_metric_, seg.problem_type_)} on validation: {seg.best_score_:.4f}")
     say(f"model: {seg.path_}")
     return 0
 

@@ -233,13 +233,13 @@ class TorchvisionTransform:
         return as_arrays(*found)
 
 
-def check_answer(answer: Any, largest: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def check_answer(answer: Any, largest: tuple[int, ...], n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """What the user's own function answered: image (h, w, 3) uint8 and mask (h, w) int16.
 
     Raises
     ------
     ConfigError
-        It is something else, or larger than ``largest`` (h, w).
+        It is something else, or larger than ``largest`` (h, w), or the mask holds what is no class.
     """
     whole = isinstance(answer, tuple | list) and len(answer) == 2
     found = [np.asarray(part) for part in answer] if whole else []
@@ -247,6 +247,7 @@ def check_answer(answer: Any, largest: tuple[int, ...]) -> tuple[np.ndarray, np.
         image, mask = found
         fits = mask.ndim == 2 and all(new <= old for new, old in zip(mask.shape, largest, strict=True))
         if fits and min(mask.shape) > 0 and image.shape == (*mask.shape, 3):
+            _check_classes(mask, n_classes)
             return image, mask.astype(np.int16, copy=False)
     told = ", ".join(f"{part.shape} {part.dtype}" for part in found) or f"a {type(answer).__name__}"
     raise ConfigError(
@@ -313,3 +314,13 @@ def _span(old: int, new: int, factor: float, place: float) -> tuple[int, int, in
         return int(place * (old - length + 1)), length, 0, new
     target = min(new, max(1, round(old * factor)))
     return 0, old, int(place * (new - target + 1)), target
+
+
+def _check_classes(mask: np.ndarray, n_classes: int) -> None:
+    low, high = int(mask.min()), int(mask.max())
+    if low < -1 or high >= n_classes:
+        wrong = low if low < -1 else high
+        raise ConfigError(
+            f"The function given as augment answered with a mask that holds {wrong}: masks hold the classes "
+            f"0 to {n_classes - 1}, and -1 where pixels are ignored (which uint8 can't hold: it becomes 255)."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from semseg_automl.data.windows import PictureWindows, check_size
 
 _log = get_logger("data")
 Box = tuple[int, int, int, int]  # first row, behind the last row, first column, behind the last column
+Shown = tuple[Box, frozenset[int]]  # a window and the classes that it shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ def _cut(
     raw = _storable(read_raw_mask(mask), mask)
     if raw.shape[:2] != size:
         raise DataError(f"{describe(mask)}: its size is no longer the {size} that was checked.")
-    chosen = _choose(boxes(size, rule.side), lambda box: _n_classes(raw, box, label_map), rule)
+    chosen = _choose(boxes(size, rule.side), lambda box: _classes(raw, box, label_map), rule)
 
     def write(box: Box) -> tuple[str, str]:
         top, bottom, left, right = box
@@ -131,24 +133,46 @@ def _mask_of(one: Samples) -> MaskSource:
     return one.masks[0]
 
 
-def _choose(found: list[Box], n_classes: Callable[[Box], int], rule: CutRule) -> list[Box]:
-    """At most ``rule.most`` of a picture's windows that show something, in random order."""
+def _choose(found: list[Box], classes_of: Callable[[Box], frozenset[int]], rule: CutRule) -> list[Box]:
+    """At most ``rule.most`` of a picture's windows that show something, in random order.
+
+    Where some are left out each class that the picture shows stays in one of them, if there are enough.
+    """
     order = np.random.default_rng(rule.seed).permutation(len(found))
-    shown = [(found[k], n_classes(found[k])) for k in order]
-    plain = max(1, sum(n > 1 for _, n in shown)) if rule.balanced else len(shown)
+    shown = [(found[k], classes) for k in order if (classes := classes_of(found[k]))]
+    if rule.balanced:
+        shown = _balanced(shown)
+    if len(shown) <= rule.most:
+        return [box for box, _ in shown]
+    counts = Counter(k for _, classes in shown for k in classes)
+    first: list[Box] = []
+    for k in sorted(counts, key=lambda k: counts[k]):
+        windows = [box for box, classes in shown if k in classes]
+        if not any(box in first for box in windows):
+            first.append(windows[0])
+    return [*first, *(box for box, _ in shown if box not in first)][: rule.most]
+
+
+def _balanced(shown: list[Shown]) -> list[Shown]:
+    """Of the windows that show nothing but the class of most such windows no more than of all others."""
+    alone = Counter(next(iter(classes)) for _, classes in shown if len(classes) == 1)
+    if not alone:
+        return shown
+    commonest = frozenset({alone.most_common(1)[0][0]})
+    room = max(1, sum(classes != commonest for _, classes in shown))
     kept = []
-    for box, n in shown:
-        plain -= n == 1
-        if n > 1 or (n == 1 and plain >= 0):
-            kept.append(box)
-    return kept[: rule.most]
+    for box, classes in shown:
+        room -= classes == commonest
+        if classes != commonest or room >= 0:
+            kept.append((box, classes))
+    return kept
 
 
-def _n_classes(raw: np.ndarray, box: Box, label_map: LabelMap) -> int:
-    """How many classes a window shows."""
+def _classes(raw: np.ndarray, box: Box, label_map: LabelMap) -> frozenset[int]:
+    """Which classes a window shows."""
     top, bottom, left, right = box
-    indices = label_map.encode(raw[top:bottom, left:right])
-    return int((np.unique(indices) >= 0).sum())
+    indices = np.unique(label_map.encode(raw[top:bottom, left:right]))
+    return frozenset(int(k) for k in indices if k >= 0)
 
 
 def _storable(raw: np.ndarray, source: MaskSource) -> np.ndarray:

@@ -132,7 +132,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if isinstance(self._augment, Augment):
             return self._augment(image, mask, rng, crop=crop, aim=self._aim)
         largest = mask.shape if crop is None else (1 << 15, 1 << 15)
-        image, mask = check_answer(self._augment(image, mask, rng), largest)
+        image, mask = check_answer(self._augment(image, mask, rng), largest, self.label_map.n_classes)
         if crop is not None:
             place = place_of(mask, crop, 1.0, rng, self._aim)
             image, mask = random_window(image, mask, crop, 1.0, place)

@@ -23,6 +23,7 @@ from semseg_automl.estimator._manifest import expected_tensors
 from semseg_automl.estimator._tables import Tables
 from semseg_automl.estimator.baseline import NAME as BASELINE
 from semseg_automl.estimator.baseline import majority_row
+from semseg_automl.metrics.registry import score_name
 from semseg_automl.models.checkpoints import ResolvedWeights
 from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.run_folder import RunFolder
@@ -162,7 +163,7 @@ class Keeper:
         _LOG.info(
             "Best model: %s, %s %.4f on validation, %.0f s in all. Stored in %s.",
             summary.get("best_model"),
-            self.metric,
+            score_name(self.metric, tables.label_map.problem_type),
             model.score,
             total,
             folder,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from semseg_automl.artifacts.layout import replace_file
 from semseg_automl.core.errors import DataError
@@ -17,7 +21,9 @@ from semseg_automl.core.log import get_logger
 from semseg_automl.data.cutting import CutRule, cut_samples
 from semseg_automl.data.frame import Samples
 from semseg_automl.data.images import network_channels
+from semseg_automl.data.remote import is_remote
 from semseg_automl.data.sample_files import read_samples, write_samples
+from semseg_automl.data.sources import MaskStack, as_path
 from semseg_automl.estimator._tables import Tables
 from semseg_automl.search.facts import fingerprint
 from semseg_automl.search.planner import MAX_SIDE, Fingerprint, finest_pixels, wants_windows
@@ -38,9 +44,10 @@ def cut_large_pictures(
 ) -> tuple[Tables, Fingerprint]:
     """Tables with windows in the place of large pictures, and their fingerprint; or both as they are.
 
-    They stay where nothing would be lost. What an earlier run of the fit has cut is used again; where it
-    planned for whole pictures, they stay whole. Where cutting fails (a full disk, masks that a PNG can't
-    hold) or there is no room, that is said and pictures are resized whole.
+    They stay where nothing would be lost. What an earlier run of the fit has cut is used again, and cut anew
+    where the files have changed since; where it planned for whole pictures, they stay whole. Where cutting
+    fails (a full disk, masks that a PNG can't hold) or there is no room, that is said and pictures are
+    resized whole.
     """
     if files.path is None or not wants_windows(print_):
         return tables, print_
@@ -53,7 +60,7 @@ def cut_large_pictures(
         return tables, print_
     where = files.path / FOLDER
     found = _known(where, tables)
-    if found is None and not files.is_open:
+    if found is None and (not files.is_open or (where / LIST).is_file()):
         found = _cut(tables, where, remaining, seed, lost)
     if found is None:
         return tables, print_
@@ -85,10 +92,11 @@ def _cut(
     parts = {"val": tables.val, "train": tables.train}
     found: dict[str, Samples] = {}
     try:
-        where.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(where, ignore_errors=True)  # of an earlier run
+        where.mkdir(parents=True)
         room = int(DISK_SHARE * shutil.disk_usage(where).free / (MAX_SIDE * MAX_SIDE * 4))  # RGB and mask
         for name, samples in parts.items():
-            most = min(MOST[name], room // 2)
+            most = min(max(MOST[name], len(samples)), room // 2)
             if most < len(samples):
                 raise DataError(f"there is room for {2 * most} windows on the disk of {where}")
             rule = CutRule(side=MAX_SIDE, most=most, balanced=name == "train", seed=seed)
@@ -121,5 +129,21 @@ def _known(where: Path, tables: Tables) -> tuple[Samples, Samples] | None:
 
 
 def _of(tables: Tables) -> list[Any]:
-    """What tells a table's pictures from others: number and sizes, as JSON gives them back."""
-    return [[list(size) for size in part.sizes] for part in (tables.train, tables.val)]
+    """What tells a table's pictures and masks from others, also after a change, as JSON gives it back."""
+    parts = (tables.train, tables.val)
+    return [
+        [[list(size), _stamp(image), _stamp(mask)] for size, image, mask in zip(*columns, strict=True)]
+        for columns in ((part.sizes, part.images, part.masks or ()) for part in parts)
+    ]
+
+
+def _stamp(source: Any) -> Any:
+    """A file's path, size and time of change; of pixels in memory a checksum."""
+    if isinstance(source, MaskStack):
+        return [_stamp(part) for part in source.parts]
+    if source is None or (isinstance(source, str | os.PathLike) and is_remote(source)):
+        return None if source is None else os.fspath(source)
+    if isinstance(source, str | os.PathLike):
+        facts = os.stat(as_path(source))
+        return [as_path(source), facts.st_size, facts.st_mtime_ns]
+    return zlib.crc32(np.ascontiguousarray(source).tobytes())

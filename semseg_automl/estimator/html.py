@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from semseg_automl.estimator.colours import class_colours
+from semseg_automl.metrics.registry import score_name
 
 if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
@@ -92,9 +93,10 @@ def fitted_html(seg: SemanticSegmentor) -> str:
     """Scores, models, classes and plan of a fitted segmentor, for a notebook's cell."""
     summary = seg.fit_summary(show=False)
     board = seg.leaderboard()
-    scores = {seg.eval_metric_: seg.best_score_} | dict(summary.get("metrics_val", {}))
+    name = score_name(seg.eval_metric_, seg.problem_type_)
+    scores = {name: seg.best_score_} | dict(summary.get("metrics_val", {}))
     parts = [
-        f"<b>{escape(seg.eval_metric_)} {number(seg.best_score_)}</b> on validation; {seg.n_classes_} "
+        f"<b>{escape(name)} {number(seg.best_score_)}</b> on validation; {seg.n_classes_} "
         f"classes, {escape(seg.problem_type_)}; model in <code>{escape(seg.path_)}</code>",
         _folded("Scores on validation", table(scores.items(), ("metric", "value"))),
         _folded(

@@ -30,6 +30,7 @@ from semseg_automl.estimator.displays import (
     SearchDisplay,
 )
 from semseg_automl.estimator.html import bullets, classes_table, escape, models_table, table
+from semseg_automl.metrics.registry import score_name
 
 if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
@@ -101,7 +102,7 @@ def _model(seg: SemanticSegmentor) -> str:
         "problem": f"{seg.problem_type_}, {seg.n_classes_} classes",
         "backbone": seg._model.weights.name,
         "kept model": summary.get("best_model"),
-        f"{seg.eval_metric_} on validation": seg.best_score_,
+        f"{score_name(seg.eval_metric_, seg.problem_type_)} on validation": seg.best_score_,
         "training pictures": info.get("n_train"),
         "validation pictures": info.get("n_val"),
         "trained parameters": summary.get("parameters", {}).get("trainable"),
@@ -125,7 +126,8 @@ def _plan(seg: SemanticSegmentor) -> str:
 def _models(seg: SemanticSegmentor) -> str:
     board = seg.leaderboard()
     differing = [c for c in hyperparameter_names() if board[c].dropna().map(str).nunique() > 1]
-    columns = {"model": "model", "score_val": seg.eval_metric_, "state": "state", "reason": "reason"}
+    score = score_name(seg.eval_metric_, seg.problem_type_)
+    columns = {"model": "model", "score_val": score, "state": "state", "reason": "reason"}
     columns |= {c: c for c in (*differing, "fit_time", "seconds_per_step", "n_trainable", "peak_memory_mb")}
     plots = [_plot(SearchDisplay.collect(seg), "scores of the models in the order of training")]
     curve = LearningCurveDisplay.collect(seg)

@@ -152,6 +152,12 @@ def check_metric_name(name: object) -> None:
         raise unknown_name("metric", name, METRICS)
 
 
+def score_name(name: str, problem_type: str) -> str:
+    """What a score (greater is better) is called: the metric's name, with ", negated" where it is that."""
+    spec = resolve_metric(name, problem_type)
+    return spec.name if spec.greater_is_better else f"{spec.name}, negated"
+
+
 def resolve_metric(name: str | None, problem_type: str) -> MetricSpec:
     """Return the metric of that name, or the problem type's default for None.
 

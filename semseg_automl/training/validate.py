@@ -65,8 +65,10 @@ def validate(
 ) -> Validation:
     """Score ``segmenter`` on every picture of ``dataset``.
 
-    For binary problems the decision threshold that maximises the metric (IoU for metrics
-    without a curve of their own) is chosen from the same pass. With ``mirror`` each picture's
+    For binary problems the decision threshold that maximises the metric is chosen from the same pass, and
+    all metrics of whole tables are those of that threshold: for metrics that need none (MAE, S-measure)
+    the threshold of the best IoU, for those of single masks (boundary F, functions of one's own) 0.5, which
+    they were measured at. With ``mirror`` each picture's
     probabilities are averaged with those of the mirrored picture, as prediction with ``tta`` does.
     ``out_of_time`` is asked after each picture; at least one picture is always scored. ``forward``
     computes what the segmenter does (a replay of it).
@@ -107,15 +109,17 @@ def _summary(evaluator: Evaluator, eval_metric: str, seen: int, total: int, seco
     spec = resolve_metric(eval_metric, evaluator.problem_type)
     metrics = evaluator.result()
     value = metrics.get(spec.name, float("nan"))
-    if evaluator.curve is not None:
+    matrix = evaluator.confusion.matrix
+    if evaluator.curve is not None and (spec.name in CURVE_METRICS or spec.needs_probability):
         criterion = spec.name if spec.name in CURVE_METRICS else "iou"
         threshold, best = evaluator.curve.best_threshold(criterion)
-        metrics = metrics | {criterion: best}
+        matrix = evaluator.curve.matrix(threshold)
+        decided = {name: compute(matrix) for name, (compute, _) in CURVE_METRICS.items() if name in metrics}
+        metrics = metrics | decided | {criterion: best}
         value = metrics.get(spec.name, value)
     if spec.name not in metrics:
         value = evaluator.result(spec.name)[spec.name]
-    rows = evaluator.per_class()
-    missed = tuple(int(r["class"]) for r in rows if r["pixels"] > 0 and r["predicted_pixels"] == 0)
+    missed = tuple(int(k) for k in np.flatnonzero((matrix.sum(1) > 0) & (matrix.sum(0) == 0)))
     return Validation(
         score=spec.score(value),
         threshold=threshold,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,32 @@ def test_what_is_cut_serves_a_second_run(
     assert again.train.sizes == first.train.sizes and list(again.val.index) == list(first.val.index)
     with pytest.raises(AssertionError, match="cut again"):  # other pictures
         _cut(_tables(wires.iloc[:3]), tmp_path)
+
+
+def test_masks_that_were_put_right_are_cut_anew(wires: pd.DataFrame, tmp_path: Path) -> None:
+    """What a fit that was cut short tells its user to do, before resume=True."""
+    table = wires.copy()
+    for column in table.columns:
+        for row, path in table[column].items():
+            table.loc[row, column] = str(shutil.copy(path, tmp_path / f"{row}-{column}.png"))
+    first, _ = _cut(_tables(table), tmp_path)
+    (tmp_path / "search" / PLAN).write_text("{}")  # the run was planned
+    for path in table["label"]:
+        Image.fromarray(np.asarray(Image.open(path)) // 7 * 9).save(path)
+    again, facts = _cut(_tables(table), tmp_path)
+    assert facts.cut_from == SIZE and len(again.train) == len(first.train)
+    values = {int(v) for mask in again.train.masks or () for v in np.unique(np.asarray(Image.open(mask)))}
+    assert values == {0, 9}
+
+
+def test_many_pictures_are_all_cut(
+    wires: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the most that a part gets: one window each, and not none."""
+    monkeypatch.setattr(_windows, "MOST", {"train": 2, "val": 1})
+    tables, _ = _cut(_tables(wires), tmp_path)
+    assert (len(tables.train), len(tables.val)) == (3, 2)
+    assert max(max(size) for size in (*tables.train.sizes, *tables.val.sizes)) < 1000
 
 
 def _never(*_: Any) -> None:

@@ -10,10 +10,12 @@ from sklearn import metrics as sk
 from torchmetrics import functional as tm
 from torchmetrics.segmentation import MeanIoU
 
+from semseg_automl.core.errors import ConfigError
 from semseg_automl.metrics import functional
 from semseg_automl.metrics.confusion import IGNORE, ConfusionMatrix
 from semseg_automl.metrics.evaluator import Evaluator
 from semseg_automl.metrics.probability import ThresholdCurve
+from semseg_automl.metrics.registry import score_name
 
 
 def pictures(classes: int, *, ignore: bool = True, seed: int = 0) -> list[tuple[NDArray, NDArray]]:
@@ -136,3 +138,9 @@ def test_threshold_curve_is_exact_on_its_grid() -> None:
     for name, score in scores.items():
         best = max(score(true, prob >= g) for g in grid[1:-1])
         assert curve.best_threshold(name)[1] == pytest.approx(best)
+
+
+def test_a_score_of_a_metric_whose_lowest_value_is_best_is_called_so() -> None:
+    assert score_name("mae", "binary") == "mae, negated" and score_name("iou", "binary") == "iou"
+    with pytest.raises(ConfigError):
+        score_name("mae", "multiclass")

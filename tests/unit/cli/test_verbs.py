@@ -191,6 +191,7 @@ def test_fit_passes_every_argument_on(
     def fit(self: SemanticSegmentor, train_data: object, **arguments: object) -> SemanticSegmentor:
         seen.update(train_data=train_data, **arguments, **self.get_params())
         self.eval_metric_, self.best_score_, self.path_ = "iou", 0.5, tmp_path / "m"
+        self.problem_type_ = "binary"
         return self
 
     monkeypatch.setattr(SemanticSegmentor, "fit", fit)

@@ -116,6 +116,23 @@ def test_what_shows_nothing_is_left_out_and_background_does_not_outweigh(tmp_pat
     assert (len(kept[True]), sum(kept[True])) == (8, 4)
 
 
+def test_sparse_labels_lose_no_class_and_few_windows(tmp_path: Path) -> None:
+    """Scribbles: each window shows one class beside ignored pixels, and none shows two."""
+    mask = np.full((160, 160), 255, np.uint8)
+    for number in range(16):
+        row, column = divmod(number, 4)
+        mask[40 * row + 5, 40 * column + 5] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2)[number]
+    samples = _samples([_noise((160, 160))], [mask])
+    label_map = infer_label_map(scan_masks(samples.masks or ()), ignore_index=255)
+    for most, count in ((100, 12), (5, 5), (3, 3)):
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        cut = cut_samples(samples, folder, label_map, None, CutRule(side=40, most=most, balanced=True))
+        values = [int(read_raw_mask(m).min()) for m in cut.masks or ()]
+        assert len(values) == count and set(values) == {0, 1, 2}
+        assert most < 100 or values.count(0) == 6  # the commonest as often as the others together
+
+
 def test_at_most_so_many_and_the_same_ones_again(tmp_path: Path) -> None:
     samples, label_map = _striped()
     found = []

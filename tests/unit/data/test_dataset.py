@@ -177,6 +177,26 @@ def test_an_own_function_that_answers_wrong_is_told_so(checked: tuple[Samples, L
         _dataset(checked, augment=wrong)[0]
 
 
+@pytest.mark.parametrize(
+    "wrong", [lambda mask: mask.astype(np.uint8), lambda mask: 255 * (mask > 0), lambda mask: mask - 7]
+)
+def test_an_own_function_whose_mask_holds_no_class_is_told_so(
+    checked: tuple[Samples, LabelMap], wrong: Any
+) -> None:
+    """Through uint8 -1 becomes 255, which a binary training would take for background."""
+    ignored = np.full((4, 4), IGNORE, np.int16)
+
+    def augment(
+        image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        mask = mask.copy()
+        mask[:4, :4] = ignored
+        return image, wrong(mask)
+
+    with pytest.raises(ConfigError, match=r"holds -?\d+: masks hold the classes 0 to \d+, and -1"):
+        _dataset(checked, augment=augment)[0]
+
+
 def test_an_own_function_may_answer_with_less_and_other_integers(checked: tuple[Samples, LabelMap]) -> None:
     def cut(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return image[:20, 3:], mask[:20, 3:].astype(np.int64)

@@ -6,6 +6,7 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,6 +15,8 @@ from semseg_automl.data.dataset import SegmentationDataset
 from semseg_automl.data.frame import check_table
 from semseg_automl.data.labels import infer_label_map, scan_masks
 from semseg_automl.estimator._keeper import Keeper
+from semseg_automl.metrics.evaluator import Evaluator
+from semseg_automl.metrics.registry import resolve_metric
 from semseg_automl.training.validate import validate
 
 
@@ -27,6 +30,45 @@ class Always(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         b, _, h, w = images.shape
         return self.logits[None, :, None, None].expand(b, -1, h // 4, w // 4)
+
+
+class Unsure(torch.nn.Module):
+    """Foreground probability 0.42 where the picture is bright, 0.05 elsewhere: never above 0.5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = torch.nn.Parameter(torch.logit(torch.tensor(0.05)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        bright = images.mean(1, keepdim=True) > 0
+        return torch.where(bright, torch.logit(torch.tensor(0.42)), self.low)
+
+
+@pytest.mark.parametrize("metric", ["iou", "dice", "ber", "mean_image_iou", "boundary_f", "mae", "s_measure"])
+def test_every_number_is_of_the_threshold_that_predicts(metric: str) -> None:
+    """Else a good model's Dice reads 0.0 beside its IoU, and its foreground is "never predicted"."""
+    pictures, masks = [], []
+    for i in range(3):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[8 : 40 + 4 * i, 8:40] = 1
+        masks.append(mask)
+        shown = mask.copy()
+        shown[0, :2] = 1  # what is bright and no foreground
+        pictures.append(np.repeat(255 * shown[..., None], 3, axis=2))
+    samples = check_table(pictures, masks, need_label=True)
+    data = SegmentationDataset(samples, infer_label_map(scan_masks(masks)), image_size=64)
+    network: Any = Unsure()
+    found = validate(network, data, eval_metric=metric)
+    evaluator = Evaluator(2, True, found.threshold, metrics=metric)
+    for i in range(3):
+        image, target, _ = data.full_size(i)
+        evaluator.add(network(image[None])[0, 0].sigmoid().detach().numpy(), target)
+    spec = resolve_metric(metric, "binary")
+    expected = {**evaluator.result(), **evaluator.result(metric)}
+    assert found.score == pytest.approx(spec.score(expected[spec.name]), abs=1e-6)
+    assert found.metrics == pytest.approx(expected, abs=1e-6)
+    if metric not in ("mean_image_iou", "boundary_f"):  # those are measured at 0.5
+        assert found.threshold < 0.42 and found.never_predicted == ()
 
 
 @pytest.mark.parametrize("chosen", [0, 2])
