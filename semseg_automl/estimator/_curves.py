@@ -13,7 +13,7 @@ from semseg_automl.core.results import ModelRow
 from semseg_automl.estimator._drawing import Display
 from semseg_automl.estimator.baseline import NAME as BASELINE
 from semseg_automl.estimator.colours import PALETTE
-from semseg_automl.metrics.registry import resolve_metric
+from semseg_automl.metrics import registry
 
 if TYPE_CHECKING:
     from semseg_automl.estimator.segmentor import SemanticSegmentor
@@ -116,8 +116,7 @@ class LearningCurveDisplay(Display):
 
 def score_name(estimator: SemanticSegmentor) -> str:
     """The eval metric as an axis label."""
-    spec = resolve_metric(estimator.eval_metric_, estimator.problem_type_)
-    return f"{spec.name} on validation" + ("" if spec.greater_is_better else ", negated")
+    return f"{registry.score_name(estimator.eval_metric_, estimator.problem_type_)} on validation"
 
 
 def finish_axes(ax: Any, xlabel: str, ylabel: str) -> None:
