@@ -26,7 +26,14 @@ from benchmarks.quality.trainings import Order, Training, execute, keep, side_by
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "options", HERE / "options.md"
-METRICS = {"leaf_disease": "iou", "crack_forest": "iou", "wbc_1": "mean_iou"}
+METRICS = {
+    "leaf_disease": "iou",
+    "crack_forest": "iou",
+    "wbc_1": "mean_iou",
+    "nuclei_dsb2018": "iou",
+    "roads_massachusetts": "iou",
+    "landcover_dubai": "mean_iou",
+}
 COMMON: dict[str, Any] = {"image_size": 256, "augment": "light", "max_epochs": 10}
 DEFAULT = "default"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -103,6 +110,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sets", nargs="+", choices=METRICS, default=["leaf_disease"])
+    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     parser.add_argument("--seeds", type=int, default=2, help="how many, from 0")
     parser.add_argument("--processes", type=int, default=1, help="runs side by side")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after so many")
@@ -117,7 +125,7 @@ def main() -> int:
         run
         for name in arguments.sets
         for seed in range(arguments.seeds)
-        for option in OPTIONS
+        for option in arguments.options
         if not (run := Run(set=name, option=option, seed=seed)).path.exists()
     ]
     failed, until = False, time.time() + 60 * arguments.minutes
