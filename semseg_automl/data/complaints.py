@@ -20,6 +20,7 @@ REMEDIES = {
     "other separator": "Save the csv with commas, or pass pandas.read_csv(path, sep=...).",
     "missing file": "Check the path of the table.",
     "unreadable table": "Give a csv with a first line of column names, in UTF-8.",
+    "empty mask": "Fill one of the cells (a mask of zeros: nothing is there), or leave the rows out.",
     "empty": "Give at least two rows, better some dozens.",
     "y": "Give one mask for each picture, in the same order.",
 }

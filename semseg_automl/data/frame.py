@@ -300,7 +300,7 @@ def _check_stack(cells: _PerClass, base: str) -> tuple[Any, Header | None, str |
             return None, None, kind, text
     headers = [header for _, header, _, _ in checked if header is not None]
     if not headers:
-        return None, None, "no", "every one of the cells is empty"
+        return None, None, "empty", "every one of the cells is empty"
     if len({header.size for header in headers}) > 1:
         sizes = ", ".join(_size(header.size) for header in headers)
         return None, None, "masks of different sizes instead of one", f"their sizes are {sizes}"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from semseg_automl import __version__
@@ -229,9 +228,7 @@ def _plot(display: Display, alt: str) -> str:
 
 
 def _with_masks(seg: SemanticSegmentor, data: Any, y: Any) -> Any:
-    """The table with masks that were given apart as its column."""
+    """The table, checked together with masks that were given apart."""
     if y is None:
         return data
-    samples = check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")
-    columns = {seg.image: list(samples.images), seg.label: list(samples.masks or ())}
-    return pd.DataFrame(columns, index=samples.index)
+    return check_table(data, y, image=seg.image, label=seg.label, need_label=True, role="data")

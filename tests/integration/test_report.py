@@ -12,6 +12,7 @@ import html5lib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from semseg_automl import SemanticSegmentor
 from semseg_automl.core.errors import ArtifactError, ConfigError, DataError
@@ -86,6 +87,24 @@ def test_masks_given_apart_are_the_same(
     ]
     a, b = (re.sub("<footer>.*", "", p.read_text(encoding="utf-8")) for p in pages)
     assert a == b and "iou" in a
+
+
+def test_masks_given_apart_to_a_model_of_a_column_for_each_class(
+    textures: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Two columns with a class each; the report's masks come as ``y``, one a picture."""
+    masks = [np.asarray(Image.open(p)) for p in textures["label"]]
+    values = sorted({int(v) for m in masks for v in np.unique(m)})[1:3]
+    columns = {name: [(m == v).astype(np.uint8) for m in masks] for name, v in zip("ab", values, strict=True)}
+    table = textures[["image"]].assign(**columns)
+    seg = tiny(tmp_path / "m", label=["a", "b"]).fit(table, **NO_SEARCH)
+    apart = [(m == values[0]) + 2 * (m == values[1]).astype(np.uint8) for m in masks]
+    pages = [
+        seg.report(tmp_path / "a.html", table, n=2),
+        seg.report(tmp_path / "b.html", table[["image"]], apart, n=2),
+    ]
+    a, b = (re.sub("<footer>.*", "", p.read_text(encoding="utf-8")) for p in pages)
+    assert a == b and "mean_iou" in a
 
 
 def test_names_from_outside_are_text(textures: pd.DataFrame, tmp_path: Path) -> None:

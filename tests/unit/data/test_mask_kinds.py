@@ -147,7 +147,13 @@ def test_what_can_be_wrong_with_a_file_for_each_class(tmp_path: Path) -> None:
     table.loc["c", "car"] = "gone.png"
     with pytest.raises(DataError) as caught:
         check_table(table, label=["road", "car"], need_label=True)
-    for part in ("row 'a'", "14x12, 9x9", "row 'b': every one of the cells is empty", "row 'c'", "gone.png"):
+    for part in (
+        "row 'a'",
+        "14x12, 9x9",
+        "row 'b': every one of the cells is empty. Fill one",
+        "row 'c'",
+        "gone.png",
+    ):
         assert part in str(caught.value)
     with pytest.raises(DataError, match=r"'cars' is not among.*Did you mean 'car'"):
         check_table(table, label=["road", "cars"], need_label=True)
