@@ -35,6 +35,7 @@ def section() -> str:
         "steps",
         "s a step",
         "precision",
+        "gate",
         "peak MB",
         "commit",
     )
@@ -51,6 +52,7 @@ def _facts() -> str:
         f"{versions['torch']}; `evaluate` on the whole test table at full size. How it is measured: "
         "[benchmarks](benchmarks/README.md). Rows in bfloat16 are from a processor that multiplies in it "
         "(AVX-512), rows in float32 from an older one (AVX2) that takes a step about three times as long. "
+        "Rows with the learned gate are from before all experts (`dense`) became the default. "
         "Data sets that are not in the table were not run yet."
     )
 
@@ -71,8 +73,8 @@ def _row(experiment: Path) -> str:
         spec["dataset"], pictures, spec["metric"], f"{result['test'][spec['metric']]:.3f}",
         _bar(spec["bar"], result["test"][spec["metric"]]),
         f"{result['fit_seconds']:.0f}", f"{result['steps']}", f"{result['seconds_per_step']:.2f}",
-        {"32-true": "float32"}.get(result["precision"], "bfloat16"), f"{result['peak_memory_mb']:,}",
-        f"`{result['commit']}`",
+        {"32-true": "float32"}.get(result["precision"], "bfloat16"), result.get("routing", "learned"),
+        f"{result['peak_memory_mb']:,}", f"`{result['commit']}`",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 

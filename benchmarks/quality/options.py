@@ -4,10 +4,11 @@
     python -m benchmarks.quality.options --sets crack_forest  on another set
     python -m benchmarks.quality.options --table              write options.md from the results that are there
 
-Start it in the project's root. A run trains for a fixed number of epochs, with everything but one option at
-its default, and is judged by its best validation score; the test tables are not looked at, since the result
-decides defaults. The time does not enter into the score, so other work beside it does no harm (seconds a step
-are then worth nothing). Seeds are paired: the table holds each option's difference from the default.
+Start it in the project's root. A run trains for a fixed number of epochs with the learned gate (the library's
+default when the first of them were run) and everything but one option at its default, and is judged by its
+best validation score; the test tables are not looked at, since the result decides defaults. The time does not
+enter into the score, so other work beside it does no harm (seconds a step are then worth nothing). Seeds are
+paired: the table holds each option's difference from the learned gate.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ METRICS = {
     "roads_massachusetts": "iou",
     "landcover_dubai": "mean_iou",
 }
-COMMON: dict[str, Any] = {"image_size": 256, "augment": "light", "max_epochs": 10}
-DEFAULT = "default"
+COMMON: dict[str, Any] = {"image_size": 256, "augment": "light", "max_epochs": 10, "routing": "learned"}
+BASE = "learned routing"
 OPTIONS: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
+    BASE: {},
     "gate per window": {"gate_scope": "window"},
     "padding at window borders": {"window_padding": "window"},
     "GELU": {"nonlinearity": "gelu"},
@@ -83,7 +84,7 @@ def page() -> str:
         "Written by `python -m benchmarks.quality.options --table` from the results beside it; don't edit.",
         "",
         f"`mobile_sam`, {COMMON['max_epochs']} epochs, pictures of {COMMON['image_size']} pixels, best",
-        "validation score. The default's own score; of an option its mean difference from the default over",
+        "validation score. The learned gate's own score; of an option its mean difference from it over",
         "the seeds that both have, with the standard error (number of seeds).",
         "",
         f"| option | {' | '.join(f'{name} ({METRICS[name]})' for name in sets)} |",
@@ -93,13 +94,13 @@ def page() -> str:
         cells = []
         for name in sets:
             mine = {seed: s for (set_, o, seed), s in scores.items() if (set_, o) == (name, option)}
-            if option != DEFAULT:
+            if option != BASE:
                 mine = {
-                    seed: s - scores[name, DEFAULT, seed]
+                    seed: s - scores[name, BASE, seed]
                     for seed, s in mine.items()
-                    if (name, DEFAULT, seed) in scores
+                    if (name, BASE, seed) in scores
                 }
-            cells.append(told(list(mine.values()), signed=option != DEFAULT))
+            cells.append(told(list(mine.values()), signed=option != BASE))
         lines.append(f"| {option} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

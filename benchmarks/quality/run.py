@@ -84,6 +84,7 @@ def run(name: str) -> dict[str, Any]:
         "peak_memory_mb": round(float(row["peak_memory_mb"])),
         "n_trainable": int(row["n_trainable"]),
         "image_size": str(row["image_size"]),
+        "routing": str(row["routing"]),
         "history": summary["history"],
         "artifact_mib": round(size / 2**20, 2),
         "load_average_before": load_before,

@@ -34,7 +34,7 @@ BAR = 1.08
 VARIANTS: dict[str, AdapterConfig] = {
     "lora": AdapterConfig(adapter="lora"),
     "lora_again": AdapterConfig(adapter="lora"),
-    "conv_lora_learned": AdapterConfig(),
+    "conv_lora_learned": AdapterConfig(routing="learned"),
     "conv_lora_dense": AdapterConfig(routing="dense"),
 }
 

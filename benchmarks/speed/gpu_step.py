@@ -136,7 +136,7 @@ def measure(encoder: str, size: int, batch: int, seconds: float) -> dict[str, An
 
 def predictor_speed(size: int) -> dict[str, float]:
     """Pictures a second of the library's predictor (float32): arrays in, masks out, in batches and alone."""
-    network = network_of(lambda: on_device("mobile_sam"), AdapterConfig())
+    network = network_of(lambda: on_device("mobile_sam"), AdapterConfig(routing="learned"))
     labels = LabelMap(problem_type="binary", names=("no", "yes"), values=(0, 255), ignore=None)
     predictor = Predictor(network, labels, size, device="cuda")
     pictures = list(np.random.default_rng(0).integers(0, 256, (PICTURES, size, size, 3), np.uint8))

@@ -60,7 +60,7 @@ def child(mode: str, steps: int, size: int, depth: int, precision: str) -> dict[
     encoder = SamViTEncoder(SamViTConfig(depth=depth, global_blocks=tuple(range(2, depth, 3))))
     for parameter in (encoder.pos_embed, *(p for n, p in encoder.named_parameters() if "rel_pos" in n)):
         torch.nn.init.normal_(parameter, std=0.02)
-    adapters = inject(encoder, encoder.sites(), AdapterConfig(rank=3, alpha=32.0))
+    adapters = inject(encoder, encoder.sites(), AdapterConfig(rank=3, alpha=32.0, routing="learned"))
     segmenter = Segmenter(encoder, SemanticHead(1, embed_dim=encoder.embed_dim, skip_channels={}), adapters)
     segmenter.train(mode == "train")
     optimizer = torch.optim.AdamW(segmenter.trainable_parameters(), lr=1e-4, weight_decay=1e-4)

@@ -79,7 +79,7 @@ def rate(call: Callable[[], Any], operations: float, rounds: int) -> float:
 
 def counted(size: int) -> dict[str, float]:
     """TFLOP of a prediction and of a training step of ViT-B."""
-    network = network_of(SamViTEncoder, AdapterConfig(rank=3))
+    network = network_of(SamViTEncoder, AdapterConfig(rank=3, routing="learned"))
     images, masks = torch.randn(1, 3, size, size), torch.randint(0, 2, (1, size, size))
     found = {}
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN) as counter, torch.inference_mode():

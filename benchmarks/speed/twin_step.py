@@ -185,7 +185,7 @@ def make_ours(
     """Our network (random weights from a fixed seed) and a batch of noise."""
     torch.manual_seed(0)
     encoder = tiny_vit.TinyViTEncoder()
-    adapters = inject(encoder, encoder.sites(), AdapterConfig())
+    adapters = inject(encoder, encoder.sites(), AdapterConfig(routing="learned"))
     head = SemanticHead(1, embed_dim=encoder.embed_dim, skip_channels=encoder.skip_channels)
     segmenter = Segmenter(encoder, head, adapters)
     data = torch.randn(batch, 3, size, size), torch.randint(0, 2, (batch, size, size))

@@ -23,11 +23,12 @@ class AdapterConfig:
     ``adapter`` is a name of peft.registry. ``rank`` is that of the update, the width of a bottleneck or
     the number of prompts; alpha / rank is the scale of the update, with ``rslora`` alpha / sqrt(rank).
     ``scales=None`` means 1..num_experts.
-    ``routing``: "learned" (top-k of a softmax over all experts, task gradient), "dense" (all),
-    "compat" (AutoGluon's released behaviour). ``gate_scope``/``window_padding``: "image" or "window".
-    ``nonlinearity``: "none" or "gelu". ``qkv``: "fused" or "separate". ``targets``: some of "q", "k", "v",
-    "proj", "mlp"; None means the method's own places. ``placement``: "all", "last_K" or "global".
-    ``prompt_depth`` (vpt): "deep" or "shallow". ``side_checkpoint`` (lst): a file of ViT-Tiny weights.
+    ``routing``: "dense" (all experts, by a softmax gate), "learned" (the ``top_k`` largest of it, chosen with
+    noise, as in the paper), "compat" (AutoGluon's released behaviour). ``gate_scope``/``window_padding``:
+    "image" or "window". ``nonlinearity``: "none" or "gelu". ``qkv``: "fused" or "separate".
+    ``targets``: some of "q", "k", "v", "proj", "mlp"; None means the method's own places.
+    ``placement``: "all", "last_K" or "global". ``prompt_depth`` (vpt): "deep" or "shallow".
+    ``side_checkpoint`` (lst): a file of ViT-Tiny weights.
     """
 
     adapter: str = "conv_lora"
@@ -36,7 +37,7 @@ class AdapterConfig:
     num_experts: int = 8
     scales: tuple[int, ...] | None = None
     top_k: int = 1
-    routing: str = "learned"
+    routing: str = "dense"
     gate_scope: str = "image"
     window_padding: str = "image"
     nonlinearity: str = "none"

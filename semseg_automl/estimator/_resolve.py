@@ -11,6 +11,7 @@ from typing import Any
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError, unknown_name
 from semseg_automl.data.augment import OWN
+from semseg_automl.estimator._effects import check_effects
 from semseg_automl.estimator._rules import check_hyperparameter
 from semseg_automl.estimator.presets import DEFAULT_PRESET, PRESETS, Preset
 from semseg_automl.peft.registry import resolve_method
@@ -61,6 +62,7 @@ def resolve_request(
         values["augment"] = _name_of(own, tune)
     config = RunConfig().replace(**values)
     resolve_method(config.adapter)  # values that don't go together, such as top_k and num_experts
+    check_effects(config, fixed, spaces)
     return FitRequest(
         config=config,
         given=frozenset(fixed if preset.search else values) | (frozenset(values) - {"max_epochs"}),

@@ -35,6 +35,7 @@ PRESETS: dict[str, Preset] = {
             "adapter": "conv_lora",
             "num_experts": 8,
             "scales": (1, 2, 3, 4, 5, 6, 7, 8),
+            "routing": "learned",
             "top_k": 1,
             "targets": ("q", "k", "v"),
             "balance_weight": "auto",  # 1.0 binary, 2.0 multi-class

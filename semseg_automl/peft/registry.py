@@ -10,6 +10,7 @@ from torch import nn
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.core.reads import READS
 from semseg_automl.peft.adapter import SerialAdapterLayer
 from semseg_automl.peft.base import QKV, AdapterLayer, Site
 from semseg_automl.peft.bitfit import BitFitLayer
@@ -60,7 +61,6 @@ EVERY_LINEAR = ("qkv", "proj", "mlp_in", "mlp_out")
 OUTPUTS = ("proj", "mlp_out")
 PLACES = (*QKV, "proj", "mlp")
 """What ``targets`` can name: parts of the qkv projection, the attention's output, the MLP's Linears."""
-
 
 ADAPTERS: dict[str, AdapterMethod] = {
     "decoder_only": AdapterMethod(roles=(), source="the paper's first baseline: frozen encoder"),
@@ -136,7 +136,7 @@ def resolve_method(config: AdapterConfig) -> AdapterMethod:
     if config.side_checkpoint is not None and config.adapter != "lst":
         raise ConfigError(f"side_checkpoint belongs to adapter='lst', not to {config.adapter!r}.")
     if method.uses_experts:
-        _check_experts(config)
+        _check_experts(config, gated="routing" in READS[config.adapter])
     return method
 
 
@@ -167,15 +167,16 @@ def _check_targets(config: AdapterConfig, method: AdapterMethod) -> None:
         )
 
 
-def _check_experts(config: AdapterConfig) -> None:
+def _check_experts(config: AdapterConfig, *, gated: bool) -> None:
     if config.num_experts < 1:
         raise ConfigError(f"num_experts must be at least 1, not {config.num_experts}.")
-    if not 1 <= config.top_k <= config.num_experts:
+    chooses = gated and config.routing != "dense"
+    if chooses and not 1 <= config.top_k <= config.num_experts:
         raise ConfigError(f"top_k must lie in 1..num_experts = {config.num_experts}, not {config.top_k}.")
     scales = config.scales
     if scales is not None and not _valid_scales(scales, config.num_experts):
         raise ConfigError(f"scales must be num_experts = {config.num_experts} integers from 1, not {scales}.")
-    if config.routing == "compat" and config.qkv != "fused":
+    if gated and config.routing == "compat" and config.qkv != "fused":
         raise ConfigError(
             "routing='compat' is the released code, which adapts q, k, v together: use qkv='fused'."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from semseg_automl.core.config import AdapterConfig, group_of
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.reads import reads
 
 __all__ = ["Categorical", "Int", "Real", "Space"]
 
@@ -80,20 +81,6 @@ DEFAULT_SPACE: dict[str, Space] = {
 }
 """What is searched unless the user says otherwise; entries that an adapter lacks are left out."""
 
-_ADAPTERS_WITHOUT: dict[str, frozenset[str]] = {
-    "decoder_only": frozenset({"rank", "num_experts", "learning_rate"}),
-    "full": frozenset({"rank", "num_experts"}),
-    "bitfit": frozenset({"rank", "num_experts"}),
-    "ssf": frozenset({"rank", "num_experts"}),
-    "lora": frozenset({"num_experts"}),
-    "adapter": frozenset({"num_experts"}),
-    "parallel_adapter": frozenset({"num_experts"}),
-    "mona": frozenset({"num_experts"}),
-    "vpt": frozenset({"num_experts"}),
-    "sam_adapter": frozenset({"num_experts"}),
-    "lst": frozenset({"rank", "num_experts"}),
-}
-
 _LEARNING_RATES: dict[str, Real] = {
     "full": Real(1e-5, 1e-3, log=True),
     "bitfit": Real(3e-4, 3e-2, log=True),
@@ -107,11 +94,11 @@ def default_space(adapter: AdapterConfig) -> dict[str, Space]:
     """The default search space of an adapter; decoder_only searches the decoder's rate.
 
     ``learning_rate`` has the method's own range. The number of experts is not searched where
-    ``scales`` or a ``top_k`` above 2 ties it down.
+    ``scales`` or, unless all experts are used, a ``top_k`` above 2 ties it down.
     """
-    left_out = _ADAPTERS_WITHOUT.get(adapter.adapter, frozenset())
-    if adapter.scales is not None or adapter.top_k > 2:
-        left_out |= {"num_experts"}
+    left_out = set(DEFAULT_SPACE) - reads(adapter.adapter, adapter.routing)
+    if adapter.scales is not None or (adapter.top_k > 2 and adapter.routing != "dense"):
+        left_out.add("num_experts")
     space = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in left_out}
     if "learning_rate" in space and adapter.adapter in _LEARNING_RATES:
         space["learning_rate"] = _LEARNING_RATES[adapter.adapter]

@@ -26,11 +26,11 @@ pytestmark = pytest.mark.gpu
 ADAPTERS = {
     "decoder_only": AdapterConfig(adapter="decoder_only"),
     "lora": AdapterConfig(adapter="lora", rank=4, targets=("q", "k", "v", "proj", "mlp")),
-    "learned": AdapterConfig(rank=4),
+    "learned": AdapterConfig(rank=4, routing="learned"),
     "dense": AdapterConfig(rank=4, routing="dense"),
     "compat": AdapterConfig(rank=4, routing="compat"),
-    "GELU": AdapterConfig(rank=4, nonlinearity="gelu"),
-    "windows": AdapterConfig(rank=4, gate_scope="window", window_padding="window"),
+    "GELU": AdapterConfig(rank=4, routing="learned", nonlinearity="gelu"),
+    "windows": AdapterConfig(rank=4, routing="learned", gate_scope="window", window_padding="window"),
     "multi_scale_lora": AdapterConfig(adapter="multi_scale_lora", rank=4),
     "bitfit": AdapterConfig(adapter="bitfit"),
     "ssf": AdapterConfig(adapter="ssf"),
@@ -117,7 +117,7 @@ def test_losses_in_bfloat16(loss: str) -> None:
 
 
 def test_every_replay_draws_other_noise() -> None:
-    module = module_of("sam_tiny", AdapterConfig(rank=4))
+    module = module_of("sam_tiny", AdapterConfig(rank=4, routing="learned"))
     for layer in module.segmenter.adapters:
         torch.nn.init.constant_(layer.gate.noise, 1.0)  # type: ignore[union-attr, arg-type]
     graphs = graphs_of(module)

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("full_float32")]
 SMALL = {"rank": 4, "num_experts": 3}
 CONFIGS: dict[str, AdapterConfig] = {
     **{name: AdapterConfig(adapter=name, **SMALL) for name in ADAPTERS},
-    "conv_lora dense": AdapterConfig(routing="dense", **SMALL),
+    "conv_lora learned": AdapterConfig(routing="learned", **SMALL),
     "conv_lora compat": AdapterConfig(routing="compat", **SMALL),
     "conv_lora gelu": AdapterConfig(nonlinearity="gelu", **SMALL),
     "conv_lora windows": AdapterConfig(gate_scope="window", window_padding="window", **SMALL),

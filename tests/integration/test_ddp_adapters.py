@@ -17,6 +17,7 @@ from semseg_automl.training.launch import train_on_devices
 pytestmark = pytest.mark.slow
 STEPS = 3
 VARIANTS = {name: {"adapter": name} for name in ADAPTERS} | {
+    "conv_lora learned": {"adapter": "conv_lora", "routing": "learned"},
     "conv_lora compat": {"adapter": "conv_lora", "routing": "compat"},
     "conv_lora separate": {"adapter": "conv_lora", "qkv": "separate", "nonlinearity": "gelu"},
     "vpt shallow": {"adapter": "vpt", "prompt_depth": "shallow"},

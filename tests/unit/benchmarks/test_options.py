@@ -1,4 +1,4 @@
-"""The table of Conv-LoRA's options: pairs of seeds, differences from the default."""
+"""The table of Conv-LoRA's options: pairs of seeds, differences from the learned gate."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.quality import options
-from benchmarks.quality.options import DEFAULT, OPTIONS, Run, page
+from benchmarks.quality.options import BASE, COMMON, OPTIONS, Run, page
 from semseg_automl.core.config import RunConfig
 
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two seeds of the default, one and a half of an option."""
+    """Two seeds of the base, one and a half of an option."""
     monkeypatch.setattr(options, "RESULTS", tmp_path)
-    scores = {(DEFAULT, 0): 0.5, (DEFAULT, 1): 0.7, ("GELU", 0): 0.6, ("GELU", 1): 0.76, ("GELU", 2): 0.9}
+    scores = {(BASE, 0): 0.5, (BASE, 1): 0.7, ("GELU", 0): 0.6, ("GELU", 1): 0.76, ("GELU", 2): 0.9}
     for (option, seed), score in scores.items():
         run = Run(set="leaf_disease", option=option, seed=seed)
         run.path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +27,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_differences_are_of_pairs_of_seeds(results: Path) -> None:
     rows = {line.split(" | ")[0].strip("| "): line for line in page().splitlines() if line.startswith("| ")}
-    assert "0.600 ± 0.100 (2)" in rows[DEFAULT]
-    assert "+0.080 ± 0.020 (2)" in rows["GELU"]  # the third seed has no default beside it
+    assert "0.600 ± 0.100 (2)" in rows[BASE]
+    assert "+0.080 ± 0.020 (2)" in rows["GELU"]  # the third seed has no base beside it
     assert rows["dense routing"].endswith("| - |")
     assert set(OPTIONS) <= set(rows)
 
@@ -36,5 +36,5 @@ def test_differences_are_of_pairs_of_seeds(results: Path) -> None:
 def test_options_are_hyperparameters_and_have_files_of_their_own() -> None:
     runs = [Run(set="wbc_1", option=option, seed=0) for option in OPTIONS]
     assert len({run.path for run in runs}) == len(runs)
-    configs = [RunConfig().replace(**changes) for changes in OPTIONS.values()]
-    assert len(set(configs)) == len(configs) and configs[0] == RunConfig()
+    configs = [RunConfig().replace(**{**COMMON, **changes}) for changes in OPTIONS.values()]
+    assert len(set(configs)) == len(configs) and configs[0] == RunConfig().replace(**COMMON)

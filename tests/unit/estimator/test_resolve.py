@@ -39,7 +39,10 @@ def test_the_user_is_stronger_than_the_preset_than_the_default() -> None:
     config = request.config
     assert config.adapter.rank == 16 and config.optim.optimizer == "adam" and config.optim.ema_decay == 0.0
     assert config.model.image_size == (320, 480) and config.adapter.routing == "learned"
-    assert {"rank", "image_size", "optimizer"} <= request.given and "routing" not in request.given
+    assert {"rank", "image_size", "optimizer"} <= request.given and "qkv" not in request.given
+    assert resolve(presets="conv_lora_paper", hyperparameters={"routing": "dense"}).config.adapter == (
+        dataclasses.replace(resolve(presets="conv_lora_paper").config.adapter, routing="dense")
+    )
 
 
 def test_the_users_own_augmentation_is_named_in_the_configuration_and_kept_beside_it() -> None:
@@ -195,7 +198,7 @@ def test_bounds_of_spaces_are_checked(space: Int | Real) -> None:
 
 def test_values_that_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match="top_k must lie in"):
-        resolve(hyperparameters={"num_experts": 2, "top_k": 3})
+        resolve(hyperparameters={"routing": "learned", "num_experts": 2, "top_k": 3})
     with pytest.raises(ConfigError, match="scales must be num_experts"):
         resolve(hyperparameters={"scales": [1, 2]})
 

@@ -30,8 +30,13 @@ TWO = LabelMap(problem_type="binary", names=("background", "foreground"), values
 SIZES = [(2, 3, 96, 160), (1, 3, 64, 224), (1, 3, 128, 128), (3, 3, 32, 64)]
 OTHER_FORMS: dict[str, dict[str, Any]] = {
     "compat": {"routing": "compat"},
-    "dense, top 2": {"routing": "dense"},
-    "gelu in windows": {"nonlinearity": "gelu", "qkv": "separate", "gate_scope": "window"},
+    "learned": {"routing": "learned"},
+    "gelu in windows": {
+        "routing": "learned",
+        "nonlinearity": "gelu",
+        "qkv": "separate",
+        "gate_scope": "window",
+    },
     "q and v apart": {"qkv": "separate", "targets": ("q", "v"), "window_padding": "window"},
 }
 

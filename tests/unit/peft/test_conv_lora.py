@@ -18,7 +18,7 @@ from semseg_automl.peft.conv_lora import ConvLoRALayer
 from semseg_automl.peft.inject import collect_balance_loss
 from tests.contracts.adapter_contract import CHANNELS, WINDOW, AdapterContract, make
 
-CONV = AdapterConfig(rank=3, num_experts=8)
+CONV = AdapterConfig(rank=3, num_experts=8, routing="learned")
 SHAPE = (8, 12)
 
 
@@ -104,7 +104,7 @@ def reference(layer: ConvLoRALayer, x: Tensor, config: AdapterConfig) -> Tensor:
 
 
 VARIANTS = {
-    "default": {},
+    "learned": {},
     "dense": {"routing": "dense"},
     "top_3": {"top_k": 3},
     "scales": {"num_experts": 3, "scales": (5, 2, 2)},

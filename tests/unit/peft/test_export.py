@@ -16,10 +16,10 @@ from semseg_automl.peft.registry import ADAPTERS
 from semseg_automl.peft.state import adapter_parameters
 
 VARIANTS = {name: {} for name in ADAPTERS} | {
-    "conv_lora dense": {"routing": "dense"},
-    "conv_lora by window": {"gate_scope": "window", "window_padding": "window"},
+    "conv_lora learned": {"routing": "learned"},
+    "conv_lora by window": {"routing": "learned", "gate_scope": "window", "window_padding": "window"},
     "conv_lora compat": {"routing": "compat"},
-    "conv_lora gelu": {"nonlinearity": "gelu"},
+    "conv_lora gelu": {"routing": "learned", "nonlinearity": "gelu"},
 }
 
 
@@ -44,7 +44,7 @@ def adapted(variant: str) -> tuple[Embedding, Tensor]:
     return Embedding(encoder.eval()), torch.randn(1, 3, 48, 80)
 
 
-QUICK = ("conv_lora", "vpt")
+QUICK = ("conv_lora", "conv_lora learned", "vpt")
 CASES = [v if v in QUICK else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
 
 

@@ -74,7 +74,8 @@ def test_unknown_names_are_refused_with_a_guess() -> None:
         (AdapterConfig(adapter="vpt"), {"rank", "learning_rate"}),
         (AdapterConfig(adapter="lst"), {"learning_rate"}),
         (AdapterConfig(num_experts=3, scales=(1, 2, 4)), {"rank", "learning_rate"}),
-        (AdapterConfig(top_k=4), {"rank", "learning_rate"}),
+        (AdapterConfig(top_k=4, routing="learned"), {"rank", "learning_rate"}),
+        (AdapterConfig(adapter="conv_lora", top_k=4), {"rank", "num_experts", "learning_rate"}),
     ],
 )
 def test_default_space_holds_what_the_adapter_has(adapter: AdapterConfig, names: set[str]) -> None:

@@ -97,7 +97,10 @@ def test_the_probes_warm_up_goes_on_until_steps_are_replayed(
     assert probe.time_steps(make_job(), (64, 64), 1, ("32-true",), 0.0) and asked == [2]
 
 
-@pytest.mark.parametrize("adapter", [{"routing": "compat"}, {"nonlinearity": "gelu"}, {}])
+@pytest.mark.parametrize(
+    "adapter",
+    [{"routing": "compat"}, {"routing": "learned", "nonlinearity": "gelu"}, {"routing": "learned"}, {}],
+)
 def test_what_asks_no_host_computes_the_same(adapter: dict[str, str]) -> None:
     """Experts that nobody kept run too, with a gate of 0: outputs, losses and gradients stay."""
     config = RunConfig(adapter=AdapterConfig(rank=4, **adapter)).replace(backbone="sam_tiny")  # type: ignore[arg-type]
