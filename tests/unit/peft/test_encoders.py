@@ -167,7 +167,7 @@ def test_formulas_of_a_block() -> None:
         "adapter": 2 * (2 * r * c + r + c),
         "parallel_adapter": 2 * r * c + r + c,
         "multi_scale_lora": 4 * r * c + 2 * (9 * r * r + r),
-        "conv_lora": 4 * r * c + 2 * (9 * r * r + r) + 2 * r * 2,
+        "conv_lora": 4 * r * c + 2 * (9 * r * r + r) + r * 2,
         "mona": 2 * (2 * r * c + 5 * c + r * r + 88 * r),
         "vpt": r * c + SAM.heads,
     }
