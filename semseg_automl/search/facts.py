@@ -49,6 +49,7 @@ def fingerprint(
         foreground=float(1.0 - counts.max() / total) if total else 0.0,
         rarest=float(counts[counts > 0].min() / total) if total else 1.0,
         variety=variety,
+        problem_type=label_map.problem_type,
     )
 
 

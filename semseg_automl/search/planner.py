@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from semseg_automl.core.config import ImageSize, RunConfig
+from semseg_automl.losses.registry import DEFAULT_LOSS
 from semseg_automl.search.request import FitRequest
 from semseg_automl.search.rungs import ETA, MAX_CHAINS, MAX_RUNGS, chain_cost, rung_ends
 from semseg_automl.search.space import Categorical, Space, default_space
@@ -76,7 +77,7 @@ class Fingerprint:
     thinnest class as a share of the long side (``data.fingerprint.thinnest_class``), ``rarest`` the share
     of labelled pixels of the rarest class that occurs. ``cut_from``: median (H, W) of the pictures of which
     these are windows, None where they are whole. ``variety``: scenes over training pictures, 0..1
-    (``data.near_duplicates``)."""
+    (``data.near_duplicates``). ``problem_type``: "binary" or "multiclass"."""
 
     n_train: int
     n_val: int
@@ -88,6 +89,7 @@ class Fingerprint:
     rarest: float = 1.0
     cut_from: tuple[int, int] | None = None
     variety: float = 1.0
+    problem_type: str = "multiclass"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +243,7 @@ def make_plan(
         reasons.append(
             f"a third of the crops around a class: the rarest has {print_.rarest:.2%} of the pixels"
         )
+    reasons += _loss_in_words(request, print_)
     full = train_pixels(print_, side, config.optim.crop_size) * probe.train_seconds_per_mpx
     if "small_share" not in request.given and starts_small(config, request, print_, remaining, full):
         config = config.replace(small_share=SMALL_SHARE)
@@ -258,6 +261,21 @@ def _windows_in_words(print_: Fingerprint) -> list[str]:
     h, w = print_.cut_from
     windows = f"windows of {print_.height} x {print_.width}"
     return [f"pictures of {h} x {w} are cut into {windows}: resized, thin things would vanish"]
+
+
+def _loss_in_words(request: FitRequest, print_: Fingerprint) -> list[str]:
+    """Which loss ``"auto"`` is, and why; none where a loss was given or is searched.
+
+    The kind of problem decides. Thinness does not: ``cl_dice`` is no better than the structure loss on the
+    validation pictures of crack_forest and roads_massachusetts (``benchmarks/quality/thin.md``).
+    """
+    if request.config.optim.loss != "auto" or "loss" in request.spaces:
+        return []
+    if request.config.model.head == "mask_classification":
+        return ["loss: each true mask is matched with the query that costs least"]
+    binary = print_.problem_type == "binary"
+    why = "a foreground, with weight on its borders" if binary else f"{print_.n_classes} classes"
+    return [f"loss {DEFAULT_LOSS[print_.problem_type]!r}: {why}"]
 
 
 def misses_classes(print_: Fingerprint, side: int, crop: ImageSize | None) -> bool:
