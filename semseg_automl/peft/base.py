@@ -45,6 +45,9 @@ class Site:
     layout : str
         Order of the fused projection's output rows: "qkv" ([q of all heads | k | v]) or
         "per_head_qkv" ([q | k | v] of head 0, then of head 1, ...).
+    plain_mlp : bool
+        Whether nothing but an element-wise activation stands between the two Linears of the block's MLP: no
+        gate that halves the channels, no norm over them.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Site:
     head_dim: int
     layout: str = "qkv"
     part: str = ""
+    plain_mlp: bool = True
 
     @property
     def role(self) -> str:

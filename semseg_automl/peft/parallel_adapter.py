@@ -3,7 +3,8 @@
 Source: "Towards a Unified View of Parameter-Efficient Transfer Learning". Beside an MLP
 W2 f(W1 x + b1) + b2  it adds  s (Wu f(Wd x + bd) + bu).  With the MLP's own activation f that is an MLP
 with r more hidden units: the first Linear gets Wd as further rows, the second one s Wu as further
-columns. So it needs two linear layers and nothing that connects them, and it merges.
+columns. So it needs two linear layers and nothing that connects them, and it merges. Where more than an
+activation stands between the two (a gate, a norm over the channels) the r units can't pass: it is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ def build_parallel(
     base: nn.Linear, site: Site, config: AdapterConfig, generator: torch.Generator
 ) -> AdapterLayer:
     """The half of the adapter that belongs to the MLP's first or second Linear."""
+    if not site.plain_mlp:
+        raise ConfigError(
+            f"parallel_adapter at {site.name!r}: it widens an MLP by further hidden units, and this one has "
+            "a gate or a norm between its Linears, which those can't pass. Use adapter='adapter', or 'lora' "
+            "with targets=('mlp',)."
+        )
     if site.role == "mlp_in":
         return ParallelDownLayer(base, site, config, generator)
     if site.role == "mlp_out":
@@ -34,8 +41,9 @@ class ParallelDownLayer(AdapterLayer):
     """[W1 x + b1 | Wd x + bd]: (..., C) -> (..., hidden + r), at the first Linear of an MLP.
 
     Both halves of the adapter together train 2 r C + r + C numbers for each block of width C; this one
-    r C + r. ``rank`` r is the width of the bottleneck, s = alpha / rank, which at the defaults (32 / 8) is
-    the 4 of the paper. Accepts (B, h, w, C) and (B, N, C).
+    r C + r. ``rank`` r is the width of the bottleneck, s = alpha / rank whatever ``rslora`` is. The paper
+    has s = 4 at every rank, which is alpha = 4 * rank: the defaults (32 and 8) are that, another rank needs
+    another alpha. Accepts (B, h, w, C) and (B, N, C).
 
     Deliberate differences from the paper: the activation is the MLP's own GELU instead of ReLU; the
     input is what the MLP's first Linear reads, that is after the layer norm; Wu and bu start at 0.

@@ -7,8 +7,10 @@ map to 256 channels. The neck has no pretrained weights anywhere: it starts from
 with every adapter, as the decoder is.
 
 timm's other transformers are refused, with the reason: SAM's ViT is here already (sam_vit_b, with windows
-and relative positions), and those with rotary positions, gates or normalised queries would need the adapters
-to know them.
+and relative positions), and those with rotary positions, another attention (gated, differential, with
+normalised queries), parallel branches or an MLP of three Linears would need the adapters to know them. An MLP
+with a gate or a norm between its two Linears (DINOv2's ViT-g, BEiT-3) is taken; only parallel_adapter can't
+be there (:attr:`Site.plain_mlp`).
 """
 
 from __future__ import annotations
@@ -177,6 +179,7 @@ class TimmViTEncoder(Encoder):
                 window=0,
                 heads=block.attn.num_heads,
                 head_dim=block.attn.head_dim,
+                plain_mlp=_is_plain_mlp(block.mlp),
             )
             for i, block in enumerate(blocks)
             for path, (kind, part) in _SITE_PATHS.items()
@@ -192,7 +195,6 @@ def create(name: str) -> nn.Module:
         timm knows no such model, or it is no plain ViT.
     """
     import timm
-    from timm.models.vision_transformer import VisionTransformer
 
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
@@ -207,7 +209,7 @@ def create(name: str) -> nn.Module:
             "timm:vit_small_patch16_224 or timm:vit_small_patch14_reg4_dinov2."
         )
     vit = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
-    _check_plain(name, vit, VisionTransformer)
+    _check_plain(name, vit)
     return vit
 
 
@@ -218,16 +220,36 @@ _WHY = {
 }
 
 
-def _check_plain(name: str, vit: Any, wanted: type) -> None:
-    attention: Any = vit.blocks[0].attn if isinstance(vit, wanted) else None  # type: ignore[attr-defined]
-    parts = [getattr(attention, part, None) for part in ("qkv", "proj")]
+def _check_plain(name: str, vit: Any) -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not isinstance(vit, VisionTransformer) or not all(map(_is_plain_block, vit.blocks)):
+        raise ConfigError(
+            f"backbone='timm:{name}': its blocks are not those of a plain ViT (timm's Attention with one qkv "
+            "Linear, no norm of queries and keys, no gate; behind it an MLP of the Linears fc1 and fc2), so "
+            "adapters do not know where to sit."
+        )
+
+
+def _is_plain_block(block: Any) -> bool:
+    """Whether a block has the Linears of ``_SITE_PATHS``, and the attention that adapters know."""
+    from timm.models.vision_transformer import Attention
+
+    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
+    if not isinstance(attention, Attention):  # DiffAttention has the same Linears, but halves its heads
+        return False
+    names = ((attention, "qkv"), (attention, "proj"), (mlp, "fc1"), (mlp, "fc2"))
+    linear = all(isinstance(getattr(part, name, None), nn.Linear) for part, name in names)
     normed = not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity)
     gated = getattr(attention, "gate", None) is not None
-    if not all(isinstance(part, nn.Linear) for part in parts) or normed or gated:
-        raise ConfigError(
-            f"backbone='timm:{name}': its blocks are not those of a plain ViT (one qkv Linear, no norm of "
-            "queries and keys, no gate), so adapters do not know where to sit."
-        )
+    return linear and not normed and not gated
+
+
+def _is_plain_mlp(mlp: Any) -> bool:
+    """Whether only an activation stands between fc1 and fc2: timm's Mlp, without a norm in the middle."""
+    from timm.layers import Mlp
+
+    return isinstance(mlp, Mlp) and isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity)
 
 
 def expected_shapes(name: str) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -101,7 +102,7 @@ def test_every_adapter_starts_as_the_bare_encoder_and_trains(
     assert torch.equal(encoder.eval()(pictures).embedding, other.eval()(pictures).embedding)
 
 
-@pytest.mark.parametrize("method", ["conv_lora", "mona"])
+@pytest.mark.parametrize("method", ["conv_lora", "multi_scale_lora", "mona"])
 def test_class_and_register_tokens_pass_convolutions_by(method: str) -> None:
     encoder = TimmViTEncoder(small()).double()
     config = AdapterConfig(adapter=method, rank=2, num_experts=2)
@@ -169,11 +170,51 @@ def test_the_neck_is_trained_and_stored_with_every_adapter() -> None:
         ("samvit_base_patch16", "use sam_vit_b"),
         ("vit_small_patch16_dinov3", "rotary"),
         ("no_such_vit", "no model"),
+        ("vit_large_patch14_xp_224", "not those of a plain ViT"),  # attention and MLP in one block, parallel
+        ("vit_small_patch16_18x2_224", "not those of a plain ViT"),  # two attentions a block
+        ("vit_dpwee_patch16_reg1_gap_256", "not those of a plain ViT"),
+        ("vit_dlittle_patch16_reg1_gap_256", "not those of a plain ViT"),  # differential attention
+        ("vit_dwee_patch16_reg1_gap_256", "not those of a plain ViT"),
+        ("aimv2_large_patch14_224", "not those of a plain ViT"),  # an MLP of three Linears
     ],
 )
 def test_other_models_are_refused_with_the_reason(name: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with torch.device("meta"), pytest.raises(ConfigError, match=message):
         timm_vit.create(name)
+
+
+@pytest.mark.parametrize("name", ["vit_giant_patch14_dinov2", "beit3_base_patch16_224"])
+def test_sites_say_what_stands_within_the_mlp(name: str) -> None:
+    with torch.device("meta"):
+        sites = TimmViTEncoder(timm_vit.create(name)).sites()
+    assert not any(site.plain_mlp for site in sites)
+    assert all(site.plain_mlp for site in TimmViTEncoder(small()).sites())
+
+
+MLPS: dict[str, dict[str, object]] = {
+    "gate": {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU},
+    "norm": {"scale_mlp_norm": True},
+}
+
+
+@pytest.mark.parametrize("mlp", MLPS)
+@pytest.mark.parametrize("method", [name for name in ADAPTERS if "mlp_in" in ADAPTERS[name].roles])
+def test_methods_within_an_mlp_that_is_not_plain(method: str, mlp: str) -> None:
+    """Hidden units can't be added to it; changes of its Linears start as the bare encoder and train."""
+    encoder = TimmViTEncoder(small(**MLPS[mlp])).double()
+    targets = ("mlp",) if ADAPTERS[method].targets else None
+    config = AdapterConfig(adapter=method, rank=2, num_experts=2, targets=targets)
+    if method == "parallel_adapter":
+        with pytest.raises(ConfigError, match="a gate or a norm"):
+            inject(encoder, encoder.sites(), config)
+        return
+    with torch.no_grad():
+        before = encoder(images(32, 48).double()).embedding
+    inject(encoder, encoder.sites(), config)
+    after = encoder(images(32, 48).double()).embedding
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-10)
+    after.square().sum().backward()
+    assert all(p.grad is not None for p in adapter_parameters(encoder).values())
 
 
 def test_weights_come_from_a_local_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
