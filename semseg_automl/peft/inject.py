@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -14,7 +13,7 @@ from semseg_automl.core.errors import ConfigError
 from semseg_automl.peft.base import Adapter, AdapterLayer, Site
 from semseg_automl.peft.companion import outline_of
 from semseg_automl.peft.full import is_tuned_whole, tune_whole
-from semseg_automl.peft.registry import AdapterMethod, resolve_method, role_has
+from semseg_automl.peft.registry import AdapterMethod, last_blocks, resolve_method, role_has
 
 
 def inject(
@@ -126,14 +125,10 @@ def merge_adapters(encoder: nn.Module) -> int:
 
 def select_sites(sites: Iterable[Site], placement: str) -> list[Site]:
     """Sites of a placement: "all", "global" (no windows), "last_K" (the last K blocks; all if fewer)."""
-    if placement == "all":
-        return list(sites)
-    if placement == "global":
-        return [site for site in sites if site.window == 0]
-    match = re.fullmatch(r"last_([1-9]\d*)", placement)
-    if match is None:
-        raise ConfigError(f"placement must be 'all', 'global' or 'last_K' ('last_4'), not {placement!r}.")
-    return [site for site in sites if site.block >= site.n_blocks - int(match[1])]
+    last = last_blocks(placement)
+    if last is not None:
+        return [site for site in sites if site.block >= site.n_blocks - last]
+    return [site for site in sites if site.window == 0 or placement == "all"]
 
 
 def collect_balance_loss(layers: Sequence[Adapter]) -> Tensor:

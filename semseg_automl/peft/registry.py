@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -131,6 +132,7 @@ def resolve_method(config: AdapterConfig) -> AdapterMethod:
             raise unknown_name(field, getattr(config, field), choices)
     if config.rank < 1 or not config.alpha > 0:
         raise ConfigError(f"rank must be 1 or more and alpha positive, not {config.rank}, {config.alpha}.")
+    last_blocks(config.placement)
     method = ADAPTERS[config.adapter]
     _check_targets(config, method)
     if config.side_checkpoint is not None and config.adapter != "lst":
@@ -138,6 +140,16 @@ def resolve_method(config: AdapterConfig) -> AdapterMethod:
     if method.uses_experts:
         _check_experts(config, gated="routing" in READS[config.adapter])
     return method
+
+
+def last_blocks(placement: str) -> int | None:
+    """K of a placement "last_K"; None for "all" and "global"; ConfigError for any other."""
+    if placement in ("all", "global"):
+        return None
+    match = re.fullmatch(r"last_([1-9]\d*)", placement)
+    if match is None:
+        raise ConfigError(f"placement must be 'all', 'global' or 'last_K' ('last_4'), not {placement!r}.")
+    return int(match[1])
 
 
 def role_has(role: str, targets: Sequence[str]) -> bool:

@@ -155,6 +155,8 @@ def test_inject_refuses_what_is_no_bare_linear_layer() -> None:
         ({"scales": (1, 2)}, "scales"),
         ({"num_experts": 2, "scales": (0, 2)}, "scales"),
         ({"routing": "compat", "qkv": "separate"}, "compat"),
+        *(({"adapter": name, "placement": "lastt"}, "placement") for name in ADAPTERS),
+        ({"adapter": "decoder_only", "placement": "last_0"}, "placement"),
     ],
 )
 def test_bad_hyperparameters(change: dict[str, object], message: str) -> None:
