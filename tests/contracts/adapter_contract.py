@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from semseg_automl.peft.state import adapter_parameters, adapter_state, count_pa
 HEADS, HEAD_DIM, WINDOW = 2, 3, 4
 CHANNELS = HEADS * HEAD_DIM
 HIDDEN = 4 * CHANNELS
+DEAD = 1e-9  # no entry of a gradient is larger: rounding, or a parameter that only hangs on the graph
 
 
 class TinyEncoder(nn.Module):
@@ -113,6 +116,7 @@ class AdapterContract:
     random_start : False where the seed decides nothing.
     places : the targets that the method has; empty where there is no choice.
     merges : True where the layers merge into linear ones.
+    no_task_gradient : ends of names of the tensors whose gradient from the task is 0, each with the reason.
     """
 
     config: AdapterConfig
@@ -121,6 +125,7 @@ class AdapterContract:
     random_start = True
     places: tuple[str, ...] = PLACES
     merges = False
+    no_task_gradient: Mapping[str, str] = MappingProxyType({})
 
     def expected_count(self, layer: AdapterLayer) -> int:
         """The formula of the method's docstring at one site."""
@@ -188,14 +193,21 @@ class AdapterContract:
         assert training == set(adapter_parameters(encoder))
 
     def test_every_trainable_tensor_has_a_gradient_from_the_task_alone(self) -> None:
+        """And none is 0 after three small steps, but those of :attr:`no_task_gradient`."""
         encoder, _ = self.make()
+        sizes: dict[str, float] = {}
         for _ in range(3):
             encoder.zero_grad()
             encoder(self.maps()).square().mean().backward()
             for name, parameter in adapter_parameters(encoder).items():
                 assert parameter.grad is not None, name
                 assert parameter.grad.isfinite().all(), name
-                parameter.data -= 0.1 * parameter.grad
+                largest = parameter.grad.abs().max().clamp(min=DEAD)
+                sizes[name] = float(largest)
+                parameter.data -= 0.01 * parameter.grad / largest
+        dead = {name for name, size in sizes.items() if size <= DEAD}
+        exempt = {name for name in sizes if name.endswith(tuple(self.no_task_gradient))}
+        assert dead == exempt, f"without a gradient: {sorted(dead)}; expected: {sorted(exempt)}"
 
     def test_seed_alone_decides_the_start(self) -> None:
         first = adapter_state(self.make(seed=5)[0])
@@ -264,7 +276,7 @@ class AdapterContract:
     @pytest.mark.parametrize("layout", ["qkv", "per_head_qkv"])
     def test_rows_of_other_targets_stay_frozen(self, layout: str) -> None:
         if "q" not in self.places:
-            return  # refused: see above
+            pytest.skip(f"{self.config.adapter} has no rows of q, k and v to choose from")
         _, layers = self.make(dataclasses.replace(self.config, targets=("q", "v")), layout=layout, noise=0.3)
         x = self.maps()
         layers = [layer for layer in layers if layer.site.kind == "qkv"]

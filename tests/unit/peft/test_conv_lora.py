@@ -22,8 +22,14 @@ CONV = AdapterConfig(rank=3, num_experts=8, routing="learned")
 SHAPE = (8, 12)
 
 
+NOISE = {"gate.noise": "it only picks the experts, which are kept with noiseless values: the load trains it"}
+COMPAT = {**NOISE, "gate.weight": "the softmax over one kept logit is 1: the balance trains it"}
+ALL_KEPT: dict[str, str] = {}  # no noise
+
+
 class TestConvLoRA(AdapterContract):
     config = CONV
+    no_task_gradient = NOISE
 
     def expected_count(self, layer: AdapterLayer) -> int:
         c, r, e = self.config, self.config.rank, self.config.num_experts
@@ -34,6 +40,7 @@ class TestConvLoRA(AdapterContract):
 
 class TestDense(TestConvLoRA):
     config = dataclasses.replace(CONV, routing="dense")
+    no_task_gradient = ALL_KEPT
 
 
 class TestSeparate(TestConvLoRA):
@@ -50,6 +57,7 @@ class TestGelu(TestConvLoRA):
 
 class TestCompat(TestConvLoRA):
     config = dataclasses.replace(CONV, routing="compat")
+    no_task_gradient = COMPAT
 
 
 def interpolated(z: Tensor, scale: int, kernel: Tensor, bias: Tensor, config: AdapterConfig) -> Tensor:
@@ -182,18 +190,34 @@ def test_compat_gates_get_none() -> None:
     assert not any(layer.gate.weight.grad.any() for layer in layers)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("change", [{}, {"nonlinearity": "gelu"}, {"routing": "compat"}])
-def test_forcing_an_expert_trains_that_expert_alone(change: dict[str, str]) -> None:
-    layer = make(dataclasses.replace(CONV, **change), noise=0.3)[1][1]  # type: ignore[arg-type]
+@pytest.mark.parametrize("block", [0, 1], ids=["windowed", "global"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"nonlinearity": "gelu"},
+        {"routing": "compat"},
+        {"gate_scope": "window"},
+        {"qkv": "separate"},
+        {"nonlinearity": "gelu", "gate_scope": "window", "qkv": "separate"},
+    ],
+    ids=str,
+)
+def test_forcing_an_expert_trains_that_expert_alone(change: dict[str, str], block: int) -> None:
+    """Of one branch (q, where they are separate), in the last of its gate's windows or maps."""
+    layer = make(dataclasses.replace(CONV, **change), noise=0.3)[1][block]  # type: ignore[arg-type]
+    assert isinstance(layer, ConvLoRALayer)
+    units = 2 * 6 if layer.gate_window else 2  # 8 x 12 tokens: six windows of 4 x 4
     for expert in range(8):
         layer.zero_grad()
-        forced = torch.zeros(2, 1, 8, dtype=torch.float64)
-        forced[..., expert] = 1.0
-        layer.gate.forward = lambda pooled, forced=forced: (forced, None)
+        forced = torch.zeros(units, layer.branches, 8, dtype=torch.float64)
+        forced[-1, 0, expert] = 1.0
+        layer.gate.forward = lambda pooled, forced=forced: (forced, None)  # type: ignore[method-assign]
         layer(torch.randn(2, *SHAPE, CHANNELS, dtype=torch.float64)).square().mean().backward()
-        sizes = layer.kernels.grad.abs().sum((0, 2, 3, 4, 5))  # (G, E, r, r, 3, 3) -> (E,)
-        assert sizes[expert] > 0 and sizes.count_nonzero() == 1
-        assert layer.bias.grad[0, expert].abs().sum() > 0
+        for parameter in (layer.kernels, layer.bias):  # (G, E, ...)
+            assert parameter.grad is not None
+            sizes = parameter.grad.flatten(2).abs().sum(-1)
+            assert sizes[0, expert] > 0 and sizes.count_nonzero() == 1
 
 
 def test_experts_start_different_and_biases_at_zero() -> None:

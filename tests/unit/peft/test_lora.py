@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ArtifactError, ConfigError
 from semseg_automl.peft.base import AdapterLayer, Site
 from semseg_automl.peft.inject import collect_balance_loss, inject, merge_adapters, select_sites
+from semseg_automl.peft.lora import LoRALayer
 from semseg_automl.peft.registry import ADAPTERS, resolve_method
 from semseg_automl.peft.state import adapter_state, count_parameters, fast_parameters, load_adapter_state
 from tests.contracts.adapter_contract import CHANNELS, AdapterContract, TinyBlocks, TinyEncoder, make
@@ -59,6 +61,20 @@ def test_separate_branches_hit_their_own_rows(layout: str) -> None:
         down = layer.down[2 * branch : 2 * branch + 2]
         expected = 16.0 * F.linear(F.linear(x, down), layer.up[branch])
         torch.testing.assert_close(change[..., layer.site.rows(part)], expected, rtol=0, atol=1e-12)
+
+
+def test_the_contract_finds_a_parameter_that_only_hangs_on_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead(LoRALayer):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.idle = nn.Parameter(torch.ones(2))
+
+        def transform(self, z: Tensor) -> Tensor:
+            return z + 0.0 * self.idle.sum()
+
+    monkeypatch.setitem(ADAPTERS, "lora", dataclasses.replace(ADAPTERS["lora"], build=Dead))
+    with pytest.raises(AssertionError, match="idle"):
+        TestLoRA().test_every_trainable_tensor_has_a_gradient_from_the_task_alone()
 
 
 def test_rank_stabilised_scaling() -> None:
