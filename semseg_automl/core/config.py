@@ -71,7 +71,8 @@ class OptimConfig:
     model pixels, None for whole pictures. ``class_crops``: share of the crops that are laid around a
     pixel of a class, rare classes first (data.class_crops). ``small_share``: share of the run, from its
     start, that trains on crops shrunk to ``small_scale``. ``balance_weight="auto"``: 1.0 binary, 2.0
-    multiclass (the paper's values).
+    multiclass (the paper's values). ``balance_scale``: further factor of the balance loss (it is added
+    times balance_weight * balance_scale); 0.01 as in the released code, the paper doesn't print it.
     """
 
     learning_rate: float = 1e-3

@@ -3,11 +3,21 @@
 h = W0 x + (alpha / r) Wd (z + E * sum_i g_i E_i(z)),  z = We x,
 E_i(z) = down_s(conv3x3(up_s(z))) with s = scales[i].
 
-Deliberate differences from the paper's equation 3: a residual z, so that it starts as LoRA
-does (the released code has it too); gates are the values of a softmax over all experts, so
-that they get a task gradient; the factor E makes the kept gate about 1 at the start;
-replicate padding at every scale, which makes the folded form of :mod:`semseg_automl.peft.fold`
-exact. ``routing="compat"`` is the released code's behaviour instead.
+Deliberate differences from the paper's equation 3:
+
+- a residual z, so that it starts as LoRA does (the released code has it too);
+- gates are the values of a softmax over all experts, so that they get a task gradient; the factor E makes
+  the kept gate about 1 at the start. Noise picks the experts in training, and the kept values come from the
+  softmax without noise (:mod:`semseg_automl.peft.gate`);
+- one adapter on the fused q, k, v, as in the released code (``qkv="fused"``, the default); the paper writes
+  one each for q, k and v, which is ``qkv="separate"``;
+- bilinear interpolation (the released code's is bicubic) and replicate padding at every scale, which make
+  the folded form of :mod:`semseg_automl.peft.fold` exact;
+- the experts' convolutions have biases b_i, as in the released code;
+- the balance loss has the further factor ``balance_scale``, as in the released code.
+
+``routing="compat"`` is the released code's behaviour instead: GELU, bicubic, zero padding, each window apart,
+gates by a softmax over the kept noisy logits (1 where one is kept), without the factor E.
 """
 
 from __future__ import annotations

@@ -64,7 +64,14 @@ class NoisyTopKGate(nn.Module):
             return probabilities * mask, loss
 
     def _balance(self, probabilities: Tensor, clean: Tensor, logits: Tensor, std: Tensor | None) -> Tensor:
-        """cv^2(importance) + cv^2(load), mean over branches. Dense routing has no load."""
+        """cv^2(importance) + cv^2(load), mean over branches. Dense routing has no load.
+
+        Importance is the sum of ``probabilities`` over the samples. In compat those are the kept gates, as
+        in Shazeer's equation 6. In learned routing they are the whole softmax without noise, kept or not, so
+        that every sample gives a gradient to the logits of all experts and the value doesn't jump with the
+        noise. The kept gates alone name at most N k of the E experts: with few pictures and k = 1 their cv^2
+        says how small the batch is, not how uneven the gate. (What is really kept is the load's part.)
+        """
         loss = coefficient_of_variation_squared(probabilities.sum(0))
         if std is not None and self.top_k < logits.shape[-1]:
             loss = loss + coefficient_of_variation_squared(smooth_load(clean, logits, std, self.top_k))

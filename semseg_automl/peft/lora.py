@@ -13,6 +13,11 @@ class LoRALayer(LowRankLayer):
     Trainable: G * r * C_in + r * rows, with the G branches and adapted rows of
     :class:`~semseg_automl.peft.base.LowRankLayer`. Accepts (B, h, w, C) and (B, N, C).
     Merges into W0 + s Wd We.
+
+    Deliberate differences from the paper: We starts kaiming-uniform, as in its authors' code, where the paper
+    has a Gaussian; the default places are q, k and v, where the paper's are q and v; and by default q, k and
+    v share one We (an update of rank r of the fused projection), where the paper's matrices each have their
+    own: that is ``qkv="separate"``. No dropout on the update's input, which the authors' code offers.
     """
 
     pointwise = True

@@ -1,13 +1,18 @@
 """Ladder side-tuning (Sung, Cho, Bansal, "LST: Ladder Side-Tuning", NeurIPS 2022) with a ViT-Tiny.
 
 The encoder's blocks run without a graph. A small ViT (Touvron et al., 2021: 12 blocks of width 192, 3 heads)
-sees the picture through its own patches, and its blocks, in T groups of equal size, are fed from T rungs of
-the encoder: before group j
+sees the picture through its own patches, and its blocks, in T groups, are fed from T rungs of the encoder:
+before group j
 
     g <- m_j (D_j f_j + d_j) + (1 - m_j) g,   m_j = sigmoid(a_j / 0.1),   a_j from 0
 
 (the paper's gate with its temperature), f_j the output of the j-th global block. An encoder without global
 blocks is tapped at the last block of each width. The result is  embedding + U LayerNorm(g) + u.
+
+Group j = 0..T - 1 is the side network's blocks from floor(12 j / T) to before floor(12 (j + 1) / T), so that
+sizes differ by one where T doesn't divide 12. With more than 12 rungs some groups are empty, and their rung
+is mixed with the next one before a block sees it. All blocks of a timm ViT are global, so T is its depth:
+ViT-L has 24 rungs, two before each of the 12 blocks.
 
 Deliberate differences from the papers: the encoder's own embedding stays in the sum and U, u start at 0,
 so that the start is the frozen encoder (there the side network's output stands alone); the side network

@@ -14,7 +14,8 @@ class SSFLayer(AdapterLayer):
 
     Trainable: two numbers for each output of every adapted Linear (qkv, proj and both of the MLP), that
     is 18 C for a block of width C with an MLP of 4 C. Accepts (B, h, w, C) and (B, N, C). Merges into
-    diag(g) W0 and g * b0 + d, so that inference costs nothing.
+    diag(g) W0 and g * b0 + d, which costs nothing at inference: ``merge_adapters`` and the export to ONNX do
+    it, ``predict`` runs the layers unmerged.
 
     Deliberate differences from the paper: g and d start at exactly 1 and 0 instead of samples around
     them; layer norms and the patch embedding get no scale and shift of their own; at q, k, v the rows that

@@ -78,9 +78,11 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
     Returns
     -------
     dict
-        "total", "frozen", "trainable", "adapters" (trainable, inside adapter layers or with
-        adapter="full" in the encoder), and
-        "trainable.CHILD" for every direct child that trains something.
+        "total", "frozen", "trainable", "adapters", and "trainable.CHILD" for every direct child that
+        trains something. "adapters" is all that :func:`adapter_parameters` names and that trains: what
+        methods add; with adapter="full" the encoder; and with any method, "decoder_only" too, the parts of
+        an encoder without pretrained weights. Those are the neck of a timm ViT, and the convolution for
+        channels beyond the first three, which starts at 0.
     """
     parameters = list(module.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
