@@ -21,7 +21,8 @@ class AdapterConfig:
     """How the encoder is adapted (Zhong et al., ICLR 2024, and our defaults for what it leaves open).
 
     ``adapter`` is a name of peft.registry. ``rank`` is that of the update, the width of a bottleneck or
-    the number of prompts; alpha / rank is the scale of the update, with ``rslora`` alpha / sqrt(rank).
+    the number of prompts; alpha / rank is the scale of the update, with ``rslora`` alpha / sqrt(rank)
+    (of LoRA and its children).
     ``scales=None`` means 1..num_experts.
     ``routing``: "dense" (all experts, by a softmax gate), "learned" (the ``top_k`` largest of it, chosen with
     noise, as in the paper), "compat" (AutoGluon's released behaviour). ``gate_scope``/``window_padding``:
