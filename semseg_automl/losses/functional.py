@@ -73,8 +73,8 @@ def structure_compat(
     """Structure loss as AutoGluon's released code computes it: the BCE is not boundary-weighted.
 
     Its copy of the published code passes ``reduce="none"``, which torch reads as the mean, so
-    the first term is the plain mean of the BCE over a picture's valid pixels. The rest is
-    :func:`structure`.
+    the first term is the plain mean of the BCE over a picture's valid pixels (for C == 1 weighted by
+    their classes). The rest is :func:`structure`.
 
     Source: AutoGluon MultiModal 1.6, the loss that the Conv-LoRA paper's code trains with.
     """
