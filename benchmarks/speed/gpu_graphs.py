@@ -37,7 +37,6 @@ def steps_of(
     images = torch.randn(batch, 3, size, size, device="cuda")
     masks = torch.randint(0, 2, (batch, size, size), device="cuda")
     module = SegmentationModule(network, RunConfig(), "binary", lambda step: 0.5)
-    module.class_weights = None
     parameters = network.trainable_parameters()
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
     graphs = StepGraphs(module.losses, parameters, network.adapters)

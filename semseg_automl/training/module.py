@@ -9,18 +9,14 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from semseg_automl.core.config import RunConfig
-from semseg_automl.losses.matching import matching_loss
-from semseg_automl.losses.registry import resolve_loss
 from semseg_automl.models.cuda_graphs import FastForward
-from semseg_automl.models.decoder import MaskClassificationHead
 from semseg_automl.models.segmenter import Segmenter
-from semseg_automl.peft.inject import collect_balance_loss
 from semseg_automl.peft.state import fast_parameters
 from semseg_automl.training.checkpoint import Checkpoint, trained_names
 from semseg_automl.training.graphs import StepGraphs
+from semseg_automl.training.losses import StepLosses
 from semseg_automl.training.optim import (
     WeightAverage,
     build_optimizer,
@@ -28,8 +24,6 @@ from semseg_automl.training.optim import (
     load_optimizer_tensors,
 )
 from semseg_automl.training.progressive import shrink
-
-BALANCE_WEIGHTS = {"binary": 1.0, "multiclass": 2.0}  # Zhong et al., ICLR 2024
 
 
 class SegmentationModule(lightning.LightningModule):
@@ -58,8 +52,10 @@ class SegmentationModule(lightning.LightningModule):
 
     Attributes
     ----------
+    losses
+        The task's loss and the total of images and masks.
     graphs
-        What replays :meth:`losses` as CUDA graphs, or None.
+        What replays ``losses`` as CUDA graphs, or None.
     forward_fast
         The segmenter without gradients, replayed where that pays; for validations.
 
@@ -87,10 +83,7 @@ class SegmentationModule(lightning.LightningModule):
         self.segmenter = segmenter
         self.config = config
         self.fraction = fraction
-        self.loss = resolve_loss(config.optim.loss, problem_type)
-        weight = config.optim.balance_weight
-        self.balance_weight = BALANCE_WEIGHTS[problem_type] if weight == "auto" else float(weight)
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+        self.losses = StepLosses(segmenter, config, problem_type, class_weights)
         self.average = WeightAverage(segmenter.trainable_parameters(), config.optim.ema_decay)
         self.last_loss = math.nan
         self.pixel_share = 1.0  # of a picture at full size, that the latest step saw
@@ -128,29 +121,6 @@ class SegmentationModule(lightning.LightningModule):
         if self.world == 1 and not math.isfinite(self.last_loss):
             raise FloatingPointError(f"the loss is {self.last_loss} at step {self.steps}")
         return total
-
-    def losses(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """The task's loss and the total; arguments as of :meth:`task_loss`."""
-        task = self.task_loss(images, masks)
-        balance = collect_balance_loss(self.segmenter.adapters)
-        return task, task + self.balance_weight * self.config.optim.balance_scale * balance
-
-    def task_loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Loss of (B, 3, H, W) images against (B, H, W) class indices.
-
-        Queries of a mask_classification head are matched with the masks unless a loss is named.
-        """
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(images.device)  # once: later there is nothing to do
-        weights = self.class_weights
-        head = self.segmenter.decoder
-        if isinstance(head, MaskClassificationHead) and self.config.optim.loss == "auto":
-            queries, classes = head.queries(self.segmenter.encoder(images))
-            return matching_loss(queries, classes, masks, class_weights=weights)
-        logits = self.segmenter(images)
-        # (B, K, H/4, W/4) -> (B, K, H, W)
-        logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
-        return self.loss(logits, masks, class_weights=weights)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adapter and head in groups of their own."""

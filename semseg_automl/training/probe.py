@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from semseg_automl.losses.registry import Loss, resolve_loss
+from semseg_automl.data.labels import IGNORE, read_mask
+from semseg_automl.losses.weights import NO_WEIGHTS
 from semseg_automl.models.cuda_graphs import PLAIN_CALLS, FastForward
 from semseg_automl.models.devices import DeviceChoice, flushed_denormals, prepare_cpu
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.training.fit import make_segmenter, seeded_noise
 from semseg_automl.training.graphs import Losses, StepGraphs, can_record
 from semseg_automl.training.job import TrainJob
+from semseg_automl.training.losses import StepLosses
 from semseg_automl.training.validate import autocast
 
 _ROUNDS = 3
@@ -61,7 +63,7 @@ def matmul_pays(device: torch.device, dtype: torch.dtype) -> bool:
 def time_steps(
     job: TrainJob, shape: tuple[int, int], batch: int, precisions: Sequence[str], deadline: float
 ) -> dict[str, StepTime]:
-    """Measure the job's network on noise of ``shape`` (H, W) in each precision.
+    """Measure the job's network and losses on noise of ``shape`` (H, W) in each precision.
 
     A warm-up round, then up to three timed ones in which the precisions take turns, so that a
     disturbance from other processes meets all of them; the fastest step counts. After ``deadline``
@@ -76,9 +78,10 @@ def time_steps(
     segmenter = make_segmenter(job).to(device).train()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, segmenter.in_channels, *shape, generator=generator).to(device)
-    masks = torch.randint(0, job.label_map.n_classes, (batch, *shape), generator=generator).to(device)
-    loss = resolve_loss(job.config.optim.loss, job.label_map.problem_type)
-    step = _Step(segmenter, loss, can_record(job, segmenter, 1))
+    losses = StepLosses(segmenter, job.config, job.label_map.problem_type, _stand_in_weights(job))
+    shown = _classes_shown(job, batch) if losses.matched else job.label_map.n_classes
+    masks = torch.randint(0, shown, (batch, *shape), generator=generator).to(device)
+    step = _Step(segmenter, losses, can_record(job, segmenter, 1))
     warm: dict[str, StepTime] = {}
     timed: dict[str, StepTime] = {}
     for number in range(_ROUNDS + 1):
@@ -101,13 +104,26 @@ def is_needed(number: int, kind: str, *, known: bool) -> bool:
     return number < 2 if kind == "cuda" else not known
 
 
+def _stand_in_weights(job: TrainJob) -> tuple[float, ...] | None:
+    """Ones where a scheme weights the classes: the real ones need every mask, and cost a step the same."""
+    if job.class_weights is not None or job.config.optim.class_weights == NO_WEIGHTS:
+        return job.class_weights
+    return (1.0,) * job.label_map.n_classes
+
+
+def _classes_shown(job: TrainJob, pictures: int) -> int:
+    """The most classes that one of the first masks shows: matching costs by the class."""
+    masks = [read_mask(source, job.label_map) for source in (job.train.masks or ())[:pictures]]
+    return max((np.setdiff1d(mask, IGNORE).size for mask in masks), default=0) or job.label_map.n_classes
+
+
 class _Step:
     """One prediction and one training step, as ``fit`` runs them: on CUDA replayed, once recorded."""
 
-    def __init__(self, segmenter: Segmenter, loss: Loss, recorded: bool) -> None:
-        self.segmenter, self.loss = segmenter, loss
-        graphs = StepGraphs(self._losses, segmenter.trainable_parameters(), segmenter.adapters)
-        self.losses: Losses = graphs if recorded else self._losses
+    def __init__(self, segmenter: Segmenter, losses: StepLosses, recorded: bool) -> None:
+        self.segmenter = segmenter
+        graphs = StepGraphs(losses, segmenter.trainable_parameters(), segmenter.adapters)
+        self.losses: Losses = graphs if recorded else losses
         self.predict: Callable[[Tensor], Tensor] = FastForward(segmenter) if recorded else segmenter
         self.recorded = recorded
         self._calls: Counter[str] = Counter()
@@ -115,12 +131,6 @@ class _Step:
     def is_to_be_recorded(self, precision: str) -> bool:
         """Whether further calls in this precision lead to its recording."""
         return self.recorded and self._calls[precision] <= PLAIN_CALLS
-
-    def _losses(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.segmenter(images)
-        logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
-        total = self.loss(logits, masks)
-        return total, total
 
     def __call__(self, images: Tensor, masks: Tensor, precision: str) -> StepTime:
         """Seconds per picture of each."""

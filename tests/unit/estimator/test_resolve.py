@@ -19,7 +19,7 @@ from semseg_automl.losses.registry import resolve_loss
 from semseg_automl.peft.registry import ADAPTERS
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.space import Categorical, Int, Real
-from semseg_automl.training.module import BALANCE_WEIGHTS
+from semseg_automl.training.losses import BALANCE_WEIGHTS
 
 
 def resolve(**arguments: Any) -> FitRequest:

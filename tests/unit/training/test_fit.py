@@ -16,6 +16,7 @@ from torch import Tensor
 from semseg_automl.core.errors import TrainingError
 from semseg_automl.data.frame import Samples
 from semseg_automl.models.devices import flushes_denormals
+from semseg_automl.training import losses as losses_file
 from semseg_automl.training import module as module_file
 from semseg_automl.training.fit import make_datasets, make_segmenter, micro_batch, quiet_lightning, train
 from semseg_automl.training.job import Hooks, ModelState, TrainJob
@@ -128,7 +129,7 @@ def test_the_score_is_of_the_weights_that_are_kept(make_job: Make) -> None:
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_loss_that_is_not_a_number(after: int, make_job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the start it is an error; later the best weights so far are kept."""
-    real, calls = module_file.resolve_loss, []
+    real, calls = losses_file.resolve_loss, []
 
     def resolve(name: str, problem_type: str) -> Callable[..., Tensor]:
         loss = real(name, problem_type)
@@ -139,7 +140,7 @@ def test_a_loss_that_is_not_a_number(after: int, make_job: Make, monkeypatch: py
 
         return broken
 
-    monkeypatch.setattr(module_file, "resolve_loss", resolve)
+    monkeypatch.setattr(losses_file, "resolve_loss", resolve)
     job = make_job(max_steps=8)
     if after == 0:
         with pytest.raises(TrainingError, match="the loss is nan"):

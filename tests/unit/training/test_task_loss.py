@@ -15,16 +15,18 @@ from semseg_automl.losses.weights import class_weights
 from semseg_automl.models.decoder import MaskClassificationHead
 from semseg_automl.training.fit import make_segmenter, weights_of
 from semseg_automl.training.job import TrainJob
+from semseg_automl.training.losses import StepLosses
 from semseg_automl.training.module import SegmentationModule
 
 Make = Callable[..., TrainJob]
 
 
-def module(job: TrainJob) -> SegmentationModule:
+def losses(job: TrainJob) -> StepLosses:
     segmenter = make_segmenter(job)
-    return SegmentationModule(
+    made = SegmentationModule(
         segmenter, job.config, job.label_map.problem_type, lambda _step: 0.0, weights_of(job)
     )
+    return made.losses
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,12 +39,12 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_queries_are_matched_unless_a_loss_is_named(make_job: Make) -> None:
     images, masks = batch()
     job = make_job(head="mask_classification", num_queries=4, adapter="lora")
-    made = module(job)
+    made = losses(job)
     head = made.segmenter.decoder
     assert isinstance(head, MaskClassificationHead)
     expected = matching_loss(*head.queries(made.segmenter.encoder(images)), masks)
     assert torch.equal(made.task_loss(images, masks), expected)
-    named = module(make_job(head="mask_classification", num_queries=4, adapter="lora", loss="ce_dice"))
+    named = losses(make_job(head="mask_classification", num_queries=4, adapter="lora", loss="ce_dice"))
     logits = F.interpolate(named.segmenter(images), (64, 64), mode="bilinear")
     assert torch.equal(named.task_loss(images, masks), ce_dice(logits, masks))
 
@@ -50,9 +52,9 @@ def test_queries_are_matched_unless_a_loss_is_named(make_job: Make) -> None:
 @pytest.mark.parametrize("head", ["semantic", "mask_classification"])
 def test_schemes_weight_the_classes(head: str, make_job: Make) -> None:
     images, masks = batch()
-    plain = module(make_job(head=head, adapter="lora"))
+    plain = losses(make_job(head=head, adapter="lora"))
     job = make_job(head=head, adapter="lora", class_weights="balanced")
-    weighted = module(job)
+    weighted = losses(job)
     expected = class_weights(class_pixels(job.train.masks or (), job.label_map), "balanced")
     assert expected is not None and weights_of(job) == expected
     assert weighted.class_weights is not None and plain.class_weights is None
