@@ -114,7 +114,13 @@ def leaf_disease(folder: Path) -> Tables:
 
 
 def massachusetts_roads(folder: Path) -> Tables:
-    """train/, val/, test/ with train_labels/ and so on (inside tiff/ in some copies)."""
+    """Mnih's {train,valid,test}/{sat,map}/, or Kaggle's {train,val,test}/ with train_labels/ and so on.
+
+    Kaggle's are inside tiff/ in some copies.
+    """
+    if (folder / "train" / "sat").is_dir():
+        titles = {"train": "train", "val": "valid", "test": "test"}
+        return {split: pairs(folder / t / "sat", folder / t / "map") for split, t in titles.items()}
     root = folder / "tiff" if (folder / "tiff").is_dir() else folder
     return {split: pairs(root / split, root / f"{split}_labels") for split in ("train", "val", "test")}
 

@@ -5,11 +5,12 @@
     python -m benchmarks.paper.run --table                     mean and standard error of what was run
 
 Start it in the project's root. Data sets are folders of $SEMSEG_AUTOML_DATA, unpacked as they are published
-(``readers.py`` and ``sets.py`` say which and how). Each run is ``presets="conv_lora_paper"`` with the set's
-own hyperparameters and one seed, in a process of its own; its JSON is kept in ``results/`` and never run
-again. Pictures have a long side of 1024 pixels, as the encoder was pretrained and as the paper trains (it
-squashes them to squares; here they keep their aspect). ``--image-size`` and ``--max-epochs`` are for smaller
-machines: what was changed is part of the result's name and of its row.
+(``readers.py`` and ``sets.py`` say which and how, ``masks.py`` what their masks' values mean). Each run is
+``presets="conv_lora_paper"`` with the set's own hyperparameters and one seed, in a process of its own; its
+JSON is kept in ``results/`` and never run again. Pictures have a long side of 1024 pixels, as the encoder was
+pretrained and as the paper trains (it squashes them to squares; here they keep their aspect).
+``--image-size`` and ``--max-epochs`` are for smaller machines: what was changed is part of the result's name
+and of its row.
 """
 
 from __future__ import annotations
@@ -51,15 +52,17 @@ def read(spec: PaperSet) -> Tables:
 
 def run(name: str, seed: int, backbone: str, size_and_epochs: dict[str, int]) -> dict[str, Any]:
     """One training and its test scores, in this process."""
+    from benchmarks.paper.masks import classes_of
     from semseg_automl import SemanticSegmentor
 
     spec = SETS[name]
     tables = read(spec)
+    classes = classes_of(spec.classes, tables)
     changes = dict(spec.hyperparameters) | size_and_epochs
     with tempfile.TemporaryDirectory() as folder:
         seg = SemanticSegmentor(
             problem_type=spec.problem_type,
-            classes=spec.classes if not isinstance(spec.classes, tuple) else list(spec.classes),
+            classes=classes,
             backbone=backbone,
             path=Path(folder) / "model",
             random_state=seed,

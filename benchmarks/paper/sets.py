@@ -7,7 +7,9 @@ from typing import Any
 
 SALIENCY = ("s_measure", "e_measure", "weighted_f_measure", "mae")
 OVERLAP = ("iou", "dice")
-BINARY = ("background", "foreground")
+TWO_VALUES = ("background", "foreground")
+BINARY = {range(0, 128): "background", range(128, 256): "foreground"}
+"""Masks of 0 and 255, some saved with a loss (Kvasir-SEG's hold 0 to 7 and 248 to 255): see ``masks.py``."""
 AGRICULTURE_AND_REMOTE_SENSING = {"learning_rate": 3e-4, "decoder_learning_rate": 3e-4}
 
 
@@ -19,7 +21,7 @@ class PaperSet:
     ----------
     reader : a name of ``readers.READERS``.
     folder : its name under the folder of data sets.
-    classes : names in the order of the masks' values, or raw colour -> name.
+    classes : names in the order of the masks' values, or raw value, colour or range -> name.
     metrics : of the test scores.
     hyperparameters : over the preset's.
     source : where the set is published.
@@ -30,7 +32,7 @@ class PaperSet:
     folder: str
     metrics: tuple[str, ...]
     source: str
-    classes: Any = BINARY
+    classes: Any = field(default_factory=BINARY.copy)
     problem_type: str = "binary"
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     note: str | None = None
@@ -83,6 +85,7 @@ SETS: dict[str, PaperSet] = {
         folder="leaf_disease_segmentation",
         metrics=OVERLAP,
         source="Kaggle, leaf disease segmentation dataset, 588 pictures",
+        classes=TWO_VALUES,
         hyperparameters=AGRICULTURE_AND_REMOTE_SENSING,
         note="the paper's split is not published: a seeded one",
     ),
