@@ -8,8 +8,8 @@ Deliberate differences from the paper's equation 3:
 - a residual z, so that it starts as LoRA does (the released code has it too);
 - gates are the values of a softmax over all experts, so that they get a task gradient; the factor E makes
   a gate about 1 at the start. By default every expert counts with its gate (``routing="dense"``): folded, all
-  cost what one costs. With ``routing="learned"`` the best ``top_k`` are kept, as in the paper: noise picks them
-  in training, and their values come from the softmax without noise (:mod:`semseg_automl.peft.gate`);
+  cost what one costs. With ``routing="learned"`` the best ``top_k`` are kept, as in the paper: noise picks
+  them in training, and their values come from the softmax without noise (:mod:`semseg_automl.peft.gate`);
 - one adapter on the fused q, k, v, as in the released code (``qkv="fused"``, the default); the paper writes
   one each for q, k and v, which is ``qkv="separate"``;
 - bilinear interpolation (the released code's is bicubic) and replicate padding at every scale, which make
