@@ -19,7 +19,9 @@ from semseg_automl.models.build import build_segmenter
 from semseg_automl.models.checkpoints import ResolvedWeights
 from semseg_automl.training.job import ModelState
 
-CONFIG = RunConfig().replace(backbone="sam_tiny", adapter="conv_lora", rank=2, num_experts=2, image_size=64)
+CONFIG = RunConfig().replace(
+    backbone="sam_tiny", adapter="conv_lora", routing="learned", rank=2, num_experts=2, image_size=64
+)
 LABELS = LabelMap(problem_type="multiclass", names=("ground", "tree", "roof"), values=(0, 3, 7), ignore=255)
 
 

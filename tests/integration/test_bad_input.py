@@ -208,7 +208,7 @@ CASES = [
     ),
     Case(
         "no class's mask",
-        (ROW, "every one of the cells", "dropna"),
+        (ROW, "every one of the cells", "Fill one"),
         arguments={"label": ["label"]},
         mask=lambda p: None,
     ),
