@@ -18,14 +18,14 @@ from torch import Tensor
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.models.encoders.tiny_vit import TinyViTEncoder
+from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.registry import ADAPTERS
 
 SIZE = 512
 
 
-def kept(adapter: str) -> float:
+def kept_by(segmenter: Segmenter, size: int = SIZE) -> float:
     """MiB that the encoder's forward pass keeps for the backward pass."""
-    segmenter = network_of(TinyViTEncoder, AdapterConfig(adapter=adapter))
     own = {t.untyped_storage().data_ptr() for t in (*segmenter.parameters(), *segmenter.buffers())}
     saved: dict[int, int] = {}
 
@@ -36,7 +36,7 @@ def kept(adapter: str) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        features = segmenter.encoder(torch.randn(1, 3, SIZE, SIZE))
+        features = segmenter.encoder(torch.randn(1, 3, size, size))
     del features
     return sum(saved.values()) / 2**20
 
@@ -44,7 +44,8 @@ def kept(adapter: str) -> float:
 def main() -> int:
     """Measure and write the JSON."""
     torch.manual_seed(0)
-    found = {adapter: round(kept(adapter), 1) for adapter in ADAPTERS}
+    networks = {name: network_of(TinyViTEncoder, AdapterConfig(adapter=name)) for name in ADAPTERS}
+    found = {name: round(kept_by(segmenter), 1) for name, segmenter in networks.items()}
     for adapter, mib in found.items():
         print(f"{adapter:20} {mib:8.1f} MiB")
     write("kept_activations", {"encoder": "mobile_sam", "size": SIZE, "kept_mib": found})
