@@ -5,9 +5,10 @@
 A whole training step of mobile_sam (random weights, which do not change its cost), one picture, float32, two
 threads, rank 8, experts of scales 1 to 8: ``sparse`` is Conv-LoRA's learned gate, which keeps one expert for
 each picture and layer (in training mostly drawn by its noise, so that a step meets all scales), ``dense`` the
-library's default, which weights all, ``sum`` the multi-scale sum without a gate. ``written out``: interpolate,
-convolve, interpolate back, only the experts whose gate is not 0; ``folded``: as the library runs them. Both
-forms are compared first. There is no bar; what the encoder keeps for the backward pass is counted beside.
+library's default, which weights all, ``sum`` the multi-scale sum without a gate. ``written out``:
+interpolate, convolve, interpolate back, only the experts whose gate is not 0; ``folded``: as the library runs
+them. Both forms are compared first. There is no bar; what the encoder keeps for the backward pass is counted
+beside.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ HOW = ("written out", "folded")
 
 
 def written_out(layer: ConvLoRALayer, z: Tensor, gates: Tensor) -> Tensor:
-    """z + E * sum_i g_i down_i(conv3x3(up_i(z))) on (B, h, w, r); an expert sees the pictures that keep it."""
+    """z + E * sum_i g_i down_i(conv3x3(up_i(z))) on (B, h, w, r), where the gate is not 0."""
     maps, out = z.permute(0, 3, 1, 2), z  # (B, h, w, r) -> (B, r, h, w)
     weights = gates[:, 0, 0] * len(layer.scales)  # (B, 1, 1, E) -> (B, E)
     for i, scale in enumerate(layer.scales):

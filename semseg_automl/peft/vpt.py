@@ -6,7 +6,8 @@ Learned tokens p_1..p_P stand beside the picture's tokens in the attention. For 
 
 with A the frozen attention over the picture's tokens (relative positions, windows and all), W0 the frozen
 qkv projection and g a number for each head, from 0. Two layers share the work: the one at qkv
-computes the second term, the one at proj adds it to what the attention answers.
+computes the second term, the one at proj adds it to what the attention answers (in timm's BEiT-3, which has a
+norm before proj, to what that norm answers).
 
 Deliberate differences from the paper:
 
