@@ -37,7 +37,7 @@ def step_of(encoder_name: str, placement: str, size: int, store: Path | None) ->
     """A training step without the optimiser; with ``store`` what is frozen comes from there."""
     torch.manual_seed(0)
     encoder = ENCODERS[encoder_name]()
-    adapters = inject(encoder, encoder.sites(), AdapterConfig(placement=placement))
+    adapters = inject(encoder, encoder.sites(), AdapterConfig(placement=placement, routing="learned"))
     head = SemanticHead(1, embed_dim=encoder.embed_dim, skip_channels=encoder.skip_channels)
     segmenter = Segmenter(encoder, head, adapters).train()
     if store is not None:

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 _PLACED = ("placement", "learning_rate")
 _UPDATE = (*_PLACED, "rank", "alpha", "rslora", "qkv", "targets", "lora_plus_ratio")
+_BALANCE = ("balance_weight", "balance_scale")
 _EXPERTS = ("num_experts", "scales", "nonlinearity", "window_padding")
 
 READS: dict[str, tuple[str, ...]] = {
     "decoder_only": (),
     "lora": _UPDATE,
-    "conv_lora": (*_UPDATE, *_EXPERTS, "routing", "top_k", "gate_scope"),
+    "conv_lora": (*_UPDATE, *_EXPERTS, "routing", "top_k", "gate_scope", *_BALANCE),
     "multi_scale_lora": (*_UPDATE, *_EXPERTS),
     "bitfit": (*_PLACED, "targets"),
     "ssf": (*_PLACED, "targets"),

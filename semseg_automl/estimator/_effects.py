@@ -1,11 +1,11 @@
-"""Hyperparameters that were given and change nothing: said, or refused where trials would be the same."""
+"""Hyperparameters that were given and change nothing: said, or refused where it can't have been meant."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from semseg_automl.core.config import RunConfig
+from semseg_automl.core.config import AdapterConfig, RunConfig
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.log import get_logger
 from semseg_automl.core.reads import READS, without_effect
@@ -20,19 +20,20 @@ def check_effects(config: RunConfig, given: Mapping[str, Any], spaces: Mapping[s
     Raises
     ------
     ConfigError
-        A search over values that no trial reads, or ``top_k`` where all experts are used.
+        A search over values that no trial reads, or experts to keep (``top_k``) where all are used.
     """
     adapters, routings = (_values(name, config, spaces) for name in ("adapter", "routing"))
-    idle = without_effect((*given, *spaces), adapters, routings)
+    named = [name for name, value in given.items() if value is not None]
+    idle = without_effect((*named, *spaces), adapters, routings)
     gated = any("routing" in READS[adapter] for adapter in adapters)
-    if "top_k" in idle and gated:
-        raise ConfigError(
-            "top_k has no effect with routing='dense', which uses all experts: add routing='learned', or "
-            "leave top_k out."
-        )
     what = f"adapter={adapters[0]!r}" if len(adapters) == 1 else f"the adapters {', '.join(adapters)}"
-    if gated and "compat" in routings:
-        what += " and routing='compat'"
+    if gated and len(routings) == 1:
+        what += f" and routing={routings[0]!r}"
+    if "top_k" in idle and gated and given.get("top_k") != AdapterConfig.top_k:
+        raise ConfigError(
+            f"top_k has no effect with {what}, which uses all experts: add routing='learned', or leave "
+            "top_k out."
+        )
     searched = [name for name in idle if name in spaces]
     if searched:
         raise ConfigError(

@@ -61,7 +61,9 @@ def resolve_request(
     if own is not None:
         values["augment"] = _name_of(own, tune)
     config = RunConfig().replace(**values)
-    resolve_method(config.adapter)  # values that don't go together, such as top_k and num_experts
+    for routing in _of_space(spaces["routing"]) if "routing" in spaces else (config.adapter.routing,):
+        # values that don't go together, such as top_k and num_experts
+        resolve_method(dataclasses.replace(config.adapter, routing=routing))
     check_effects(config, fixed, spaces)
     return FitRequest(
         config=config,

@@ -11,13 +11,13 @@ NOISE_FLOOR = 1e-2
 class NoisyTopKGate(nn.Module):
     """Gates of G branches from pooled features.
 
-    Learned routing: softmax over all experts of the noisy logits, then the k largest are
-    kept with their values, so that a gate multiplies its expert and the task's gradient
-    reaches it. (Shazeer's softmax over the k kept logits is constant for k = 1: ``compat``.)
-    In training the logits carry noise eps * (softplus(x W_noise) + 0.01), which also breaks
-    ties at random; in evaluation they go where ``torch.topk`` puts them. In learned routing the noise
-    decides which experts are kept and the kept values come from the noiseless softmax: the
-    largest of E noisy gates would be about twice the one that evaluation uses.
+    Learned routing: the experts of the k largest noisy logits are kept, with the values of the softmax over
+    all experts, so that a gate multiplies its expert and the task's gradient reaches it. (Shazeer's softmax
+    over the k kept logits is constant for k = 1: ``compat``.) In training the logits carry noise
+    eps * (softplus(x W_noise) + 0.01), which also breaks ties at random; in evaluation they go where
+    ``torch.topk`` puts them. In learned routing the noise decides which experts are kept and the kept values
+    come from the noiseless softmax: the largest of E noisy gates would be about twice the one that evaluation
+    uses.
 
     Parameters
     ----------

@@ -264,12 +264,12 @@ def _windows_in_words(print_: Fingerprint) -> list[str]:
 
 
 def _loss_in_words(request: FitRequest, print_: Fingerprint) -> list[str]:
-    """Which loss ``"auto"`` is, and why; none where a loss was given or is searched.
+    """Which loss ``"auto"`` is, and why; none where a loss was given, or it or the head is searched.
 
     The kind of problem decides. Thinness does not: ``cl_dice`` is no better than the structure loss on the
     validation pictures of crack_forest and roads_massachusetts (``benchmarks/quality/thin.md``).
     """
-    if request.config.optim.loss != "auto" or "loss" in request.spaces:
+    if request.config.optim.loss != "auto" or {"loss", "head"} & request.spaces.keys():
         return []
     if request.config.model.head == "mask_classification":
         return ["loss: each true mask is matched with the query that costs least"]

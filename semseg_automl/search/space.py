@@ -94,10 +94,11 @@ def default_space(adapter: AdapterConfig) -> dict[str, Space]:
     """The default search space of an adapter; decoder_only searches the decoder's rate.
 
     ``learning_rate`` has the method's own range. The number of experts is not searched where
-    ``scales`` or, unless all experts are used, a ``top_k`` above 2 ties it down.
+    ``scales`` or a ``top_k`` above 2, if it is read, ties it down.
     """
-    left_out = set(DEFAULT_SPACE) - reads(adapter.adapter, adapter.routing)
-    if adapter.scales is not None or (adapter.top_k > 2 and adapter.routing != "dense"):
+    read = reads(adapter.adapter, adapter.routing)
+    left_out = set(DEFAULT_SPACE) - read
+    if adapter.scales is not None or ("top_k" in read and adapter.top_k > 2):
         left_out.add("num_experts")
     space = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in left_out}
     if "learning_rate" in space and adapter.adapter in _LEARNING_RATES:

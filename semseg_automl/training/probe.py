@@ -23,6 +23,7 @@ from semseg_automl.training.losses import StepLosses
 from semseg_automl.training.validate import autocast
 
 _ROUNDS = 3
+_MASKS_READ = 8
 _HOPELESS = 4.0
 """A precision whose matrix product takes this many times float32's is not tried on the network."""
 
@@ -79,7 +80,7 @@ def time_steps(
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, segmenter.in_channels, *shape, generator=generator).to(device)
     losses = StepLosses(segmenter, job.config, job.label_map.problem_type, _stand_in_weights(job))
-    shown = _classes_shown(job, batch) if losses.matched else job.label_map.n_classes
+    shown = _classes_shown(job) if losses.matched else job.label_map.n_classes
     masks = torch.randint(0, shown, (batch, *shape), generator=generator).to(device)
     step = _Step(segmenter, losses, can_record(job, segmenter, 1))
     warm: dict[str, StepTime] = {}
@@ -111,9 +112,11 @@ def _stand_in_weights(job: TrainJob) -> tuple[float, ...] | None:
     return (1.0,) * job.label_map.n_classes
 
 
-def _classes_shown(job: TrainJob, pictures: int) -> int:
-    """The most classes that one of the first masks shows: matching costs by the class."""
-    masks = [read_mask(source, job.label_map) for source in (job.train.masks or ())[:pictures]]
+def _classes_shown(job: TrainJob) -> int:
+    """The most classes that one of a few masks, spread over the table, shows: matching costs by the class."""
+    sources = job.train.masks or ()
+    spread = sources[:: max(1, len(sources) // _MASKS_READ)][:_MASKS_READ]
+    masks = [read_mask(source, job.label_map) for source in spread]
     return max((np.setdiff1d(mask, IGNORE).size for mask in masks), default=0) or job.label_map.n_classes
 
 

@@ -98,6 +98,13 @@ def test_one_bit_beside_noise_is_foreground(tmp_path: Path) -> None:
     assert decided("polyps", mixed).values == (0, 255)
 
 
+def test_one_bit_to_train_with_and_bytes_to_test_on_are_refused(tmp_path: Path) -> None:
+    """Together they hold 0 and 255, but what was learned from one bit knows no 255."""
+    tables = generate(tmp_path, "polyps", 2, lambda x, n: (of_values(0, 255) if n > 3 else one_bit)(x, n))
+    with pytest.raises(LayoutError, match=r"different values.*Save all as 0 and 255"):
+        classes_of(BINARY, tables)
+
+
 @pytest.mark.parametrize("other", [with_noise, of_values(0, 255)])
 def test_masks_that_a_threshold_would_empty_are_refused(other: Draw, tmp_path: Path) -> None:
     tables = generate(tmp_path, "polyps", 2, lambda x, n: (of_values(0, 1) if n == 3 else other)(x, n))

@@ -26,6 +26,9 @@ def given(**hyperparameters: Any) -> FitRequest:
         ({"adapter": "vpt", "lora_plus_ratio": 16.0}, ["lora_plus_ratio"]),
         ({"routing": "compat", "window_padding": "image"}, ["window_padding"]),
         ({"adapter": "lora", "top_k": 2}, ["top_k"]),
+        ({"adapter": "lora", "balance_weight": 2.0}, ["balance_weight"]),
+        ({"top_k": 1}, ["top_k"]),  # the default's own value, as in a dictionary of all
+        ({"routing": ["dense", "compat"], "prompt_depth": "deep"}, ["prompt_depth"]),
     ],
 )
 def test_what_changes_nothing_is_said(
@@ -46,6 +49,7 @@ def test_what_changes_nothing_is_said(
         {"adapter": ["bitfit", "lora"], "rank": 8},  # one of the two reads it
         {"adapter": ["bitfit", "conv_lora"], "routing": ["dense", "learned"], "top_k": [1, 2]},
         {"adapter": "decoder_only", "learning_rate": 1e-3},  # of a timm encoder's neck
+        {"adapter": "vpt", "targets": None},  # undoes a preset's
     ],
 )
 def test_what_some_trial_reads_is_not(
@@ -61,6 +65,7 @@ def test_what_some_trial_reads_is_not(
     ("hyperparameters", "text"),
     [
         ({"adapter": "bitfit", "rank": [2, 4, 8]}, "search over rank .* no effect with adapter='bitfit'"),
+        ({"adapter": "lora", "balance_weight": [1.0, 2.0]}, "search over balance_weight"),
         ({"adapter": ["ssf", "bitfit"], "alpha": [8.0, 16.0]}, "search over alpha .* adapters ssf, bitfit"),
         ({"routing": "compat", "nonlinearity": ["none", "gelu"]}, "nonlinearity .* and routing='compat'"),
         ({"top_k": 2}, "top_k has no effect .* add routing='learned'"),

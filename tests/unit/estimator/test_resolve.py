@@ -199,6 +199,10 @@ def test_bounds_of_spaces_are_checked(space: Int | Real) -> None:
 def test_values_that_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match="top_k must lie in"):
         resolve(hyperparameters={"routing": "learned", "num_experts": 2, "top_k": 3})
+    with pytest.raises(ConfigError, match="top_k must lie in"):
+        resolve(hyperparameters={"routing": ["dense", "learned"], "num_experts": 2, "top_k": 3})
+    with pytest.raises(ConfigError, match="use qkv='fused'"):
+        resolve(hyperparameters={"routing": ["dense", "compat"], "qkv": "separate"})
     with pytest.raises(ConfigError, match="scales must be num_experts"):
         resolve(hyperparameters={"scales": [1, 2]})
 

@@ -31,6 +31,7 @@ SIZES = [(2, 3, 96, 160), (1, 3, 64, 224), (1, 3, 128, 128), (3, 3, 32, 64)]
 OTHER_FORMS: dict[str, dict[str, Any]] = {
     "compat": {"routing": "compat"},
     "learned": {"routing": "learned"},
+    "gelu": {"nonlinearity": "gelu", "gate_scope": "window"},
     "gelu in windows": {
         "routing": "learned",
         "nonlinearity": "gelu",

@@ -19,7 +19,7 @@ VARIANTS = {name: {} for name in ADAPTERS} | {
     "conv_lora learned": {"routing": "learned"},
     "conv_lora by window": {"routing": "learned", "gate_scope": "window", "window_padding": "window"},
     "conv_lora compat": {"routing": "compat"},
-    "conv_lora gelu": {"routing": "learned", "nonlinearity": "gelu"},
+    "conv_lora gelu": {"nonlinearity": "gelu"},
 }
 
 

@@ -437,6 +437,10 @@ def test_the_loss_is_the_problems_and_said(problem_type: str, hyper: dict[str, s
     assert len(lines) == len(told) and all(map(str.startswith, lines, told))
 
 
-def test_of_a_searched_loss_nothing_is_said() -> None:
-    found = plan(spaces={"loss": Categorical("ce_dice", "focal")}, tune=TuneSettings())
+@pytest.mark.parametrize(
+    "space",
+    [{"loss": Categorical("ce_dice", "focal")}, {"head": Categorical("semantic", "mask_classification")}],
+)
+def test_where_trials_differ_in_their_loss_nothing_is_said(space: dict[str, Categorical]) -> None:
+    found = plan(spaces=space, tune=TuneSettings())
     assert not any(line.startswith("loss") for line in found.reasons)

@@ -61,7 +61,8 @@ def test_a_picture_of_noise_shows_as_many_classes_as_a_real_one(
     job = make_job(head="mask_classification", num_queries=4)
     real = np.zeros((64, 80), np.uint8)
     real[:, 40:] = 2
-    masks = (np.zeros_like(real), real, *(job.train.masks or ())[2:])
+    plain = np.zeros_like(real)
+    masks = (plain, plain, real, *[plain] * (len(job.train) - 3))  # not among the first two
     time_steps(replace(job, train=replace(job.train, masks=masks)))
     assert job.label_map.n_classes == 3
     targets = [target for name, target in calls if name == "matching_loss"]
