@@ -4,8 +4,8 @@
     python -m benchmarks.quality.heads --table          write heads.md from the results that are there
 
 Start it in the project's root. camvid: eleven classes that share all pixels but the ignored ones. Runs with
-``head="mask_classification"`` are twins of those of "conv_lora, dense" in ``adapters.py --by-steps`` (the same
-steps, seeds, sizes and rates, which were chosen for the semantic head): these stand for ``head="semantic"``.
+``head="mask_classification"`` are twins of those of "conv_lora, dense" in ``adapters.py --by-steps`` (the
+same steps, seeds, sizes and rates, chosen for the semantic head), which stand for ``head="semantic"``.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def page() -> str:
         "# Heads",
         "Written by `python -m benchmarks.quality.heads --table` from the results beside it; don't edit.",
         "",
-        f"`mobile_sam` on {SET} ({METRIC}): {SEMANTIC}, {twins[0]['steps'] if twins else '?'} steps, pictures of",
-        f"{adapters.COMMON['image_size']} pixels. Mean and standard error (number of seeds). A dash: not run.",
+        f"`mobile_sam` on {SET} ({METRIC}): {SEMANTIC}, {twins[0]['steps'] if twins else '?'} steps,",
+        f"pictures of {adapters.COMMON['image_size']} pixels. Mean and standard error (number of seeds).",
+        "A dash: not run.",
         "",
         "| head | test | validation | trainable |",
         "|---|---|---|---|",
