@@ -25,20 +25,26 @@ HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "heads", HERE / "heads.md"
 SET, METRIC = "camvid", "mean_iou"
 SEMANTIC = "conv_lora, dense"
-QUERIES = (16, 32)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "16 queries, matched": {"num_queries": 16},
+    "32 queries, matched": {"num_queries": 32},
+    "16 queries, ce_dice": {"num_queries": 16, "loss": "ce_dice"},
+}
+"""Of ``head="mask_classification"``: with its matching loss, or with a loss of the semantic logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training with queries that are matched."""
+    """One training with queries."""
 
-    queries: int
+    variant: str
     seed: int
 
     @property
     def path(self) -> Path:
         """Where its result lies."""
-        return RESULTS / SET / f"{self.queries}_queries-{self.seed}.json"
+        plain = "_".join(self.variant.replace(",", "").split())
+        return RESULTS / SET / f"{plain}-{self.seed}.json"
 
     @property
     def twin(self) -> dict[str, Any]:
@@ -49,7 +55,7 @@ class Run:
 
     def training(self) -> Training:
         """What is to be trained."""
-        head = {"head": "mask_classification", "num_queries": self.queries}
+        head = {"head": "mask_classification", **VARIANTS[self.variant]}
         return Training(
             set=SET,
             metric=METRIC,
@@ -63,10 +69,10 @@ class Run:
 def page() -> str:
     """The table as Markdown, from the results alone."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*/*.json"))]
-    twins = [Run(queries=0, seed=seed).twin for seed in sorted({r["seed"] for r in found})]
+    twins = [Run(variant="", seed=seed).twin for seed in sorted({r["seed"] for r in found})]
     rows = {"semantic": twins} | {
-        f"mask_classification, {queries} queries": [r for r in found if r["queries"] == queries]
-        for queries in QUERIES
+        f"mask_classification, {variant}": [r for r in found if r["variant"] == variant]
+        for variant in VARIANTS
     }
     lines = [
         "# Heads",
@@ -91,13 +97,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--queries", nargs="+", type=int, choices=QUERIES, default=list(QUERIES))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=2, help="how many, from 0")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after so many")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    runs = [Run(queries=q, seed=seed) for q in arguments.queries for seed in range(arguments.seeds)]
+    runs = [Run(variant=v, seed=seed) for v in arguments.variants for seed in range(arguments.seeds)]
     orders = [
         Order(training=run.training(), path=run.path, about=asdict(run))
         for run in runs
