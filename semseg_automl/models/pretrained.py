@@ -75,7 +75,7 @@ def load_head(
     state["mask_tokens"] = _copies(tokens, sources, generator, noise)
     for name, stacked in hypers.items():
         picked = sources if len(head.hyper.weights[0]) == len(sources) else [0]
-        state[f"hyper.{name}"] = _copies(stacked, picked, generator)
+        state[f"hyper.{name}"] = _copies(stacked, picked, generator, _TOKEN_NOISE)
     state.update({k.removeprefix("mask_decoder."): v for k, v in rest.items()})
     own = {k: v for k, v in head.state_dict().items() if k.startswith(("skips.", "classifier."))}
     try:
@@ -101,9 +101,7 @@ def _take_hypers(rest: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     return stacked
 
 
-def _copies(
-    source: Tensor, indices: list[int], generator: torch.Generator, noise: float = _TOKEN_NOISE
-) -> Tensor:
+def _copies(source: Tensor, indices: list[int], generator: torch.Generator, noise: float) -> Tensor:
     """Rows of ``source`` by index, with noise where there is more than one row."""
     picked = source[indices]
     if len(indices) == 1:

@@ -72,6 +72,20 @@ def test_four_outputs_are_sams_four_masks(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(head(x), package_masks(decoder, prompts, x.embedding), atol=1e-5, rtol=1e-4)
 
 
+def test_queries_start_apart() -> None:
+    """Eight of four tokens: copies of one token differ as much as tokens do, not by a trace."""
+    decoder, prompts = package_decoder(4, 4, 4)
+    tensors = published(decoder, prompts)
+    head = MaskClassificationHead(3, 8, **SIZES)
+    load_head(head, tensors)
+    size = tensors["mask_decoder.mask_tokens.weight"].std()
+    parted = (head.mask_tokens[:4] - head.mask_tokens[4:]).detach().std(1) / size
+    assert ((parted > 0.7) & (parted < 2.5)).all()
+    semantic = SemanticHead(8, **SIZES)
+    load_head(semantic, tensors)
+    assert ((semantic.mask_tokens[:4] - semantic.mask_tokens[4:]).std(1) < 0.2 * size).all()
+
+
 def test_sams_own_sizes() -> None:
     decoder, prompts = package_decoder(1, 2, 2, dim=256, mlp_dim=2048, heads=8)
     head = SemanticHead(1)
