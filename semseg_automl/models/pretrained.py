@@ -23,7 +23,7 @@ UNUSED_PREFIXES = (
 _TOKEN_NOISE = 0.05  # in standard deviations of the copied tensor, so that copies can part
 _QUERY_NOISE = 1.0
 """The same for queries that are matched: four groups of near copies answer alike, and matching hardly parts
-them. camvid, 220 steps: validation mean IoU 0.479 instead of 0.353 (``benchmarks/quality/heads.md``)."""
+them. camvid, 220 steps, two seeds: validation mean IoU 0.473 instead of 0.391 (``benchmarks/README.md``)."""
 
 
 def encoder_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
