@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import adapters
-from benchmarks.quality.trainings import Order, Training, side_by_side, told
+from benchmarks.quality.trainings import Training, told, train_missing
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "heads", HERE / "heads.md"
@@ -104,13 +103,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     runs = [Run(variant=v, seed=seed) for v in arguments.variants for seed in range(arguments.seeds)]
-    orders = [
-        Order(training=run.training(), path=run.path, about=asdict(run))
-        for run in runs
-        if not run.path.exists()
-    ]
-    if orders and not arguments.table:
-        side_by_side(orders, arguments.processes, time.time() + 60 * arguments.minutes)
+    if not arguments.table:
+        train_missing(runs, arguments.processes, arguments.minutes)
     PAGE.write_text(page(), encoding="utf-8")
     print(page())
 

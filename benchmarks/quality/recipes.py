@@ -15,12 +15,11 @@ import argparse
 import itertools
 import json
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.trainings import Order, Training, side_by_side, told
+from benchmarks.quality.trainings import Training, told, train_missing
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "recipes", HERE / "recipes.md"
@@ -153,13 +152,8 @@ def main() -> None:
         for recipe in arguments.recipes
         for fold in arguments.folds
     ]
-    orders = [
-        Order(training=run.training(), path=run.path, about=asdict(run))
-        for run in runs
-        if not run.path.exists()
-    ]
-    if orders and not arguments.table:
-        side_by_side(orders, arguments.processes, time.time() + 60 * arguments.minutes)
+    if not arguments.table:
+        train_missing(runs, arguments.processes, arguments.minutes)
     PAGE.write_text(page(), encoding="utf-8")
     print(page())
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from benchmarks.quality.run import circumstances
 
@@ -179,6 +179,30 @@ def side_by_side(orders: Sequence[Order], processes: int, until: float) -> int:
             late += words == "late"
             print(f"{number} of {len(orders)}: {words}", flush=True)
     return late
+
+
+class Planned(Protocol):
+    """A run of a benchmark: a dataclass whose fields are kept beside the result."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def path(self) -> Path:
+        """Where its result lies."""
+
+    def training(self) -> Training:
+        """What is to be trained."""
+
+
+def train_missing(runs: Sequence[Planned], processes: int, minutes: float) -> None:
+    """Train what has no result yet, so many at once; start nothing after ``minutes``."""
+    orders = [
+        Order(training=run.training(), path=run.path, about=dataclasses.asdict(run))
+        for run in runs
+        if not run.path.exists()
+    ]
+    if orders:
+        side_by_side(orders, processes, time.time() + 60 * minutes)
 
 
 def _one_thread() -> None:
