@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.quality import options
-from benchmarks.quality.options import BASE, COMMON, OPTIONS, Run, page
+from benchmarks.quality.options import BASE, BESIDE, COMMON, DENSE, OPTIONS, Run, page
 from semseg_automl.core.config import RunConfig
 
 
@@ -31,6 +31,22 @@ def test_differences_are_of_pairs_of_seeds(results: Path) -> None:
     assert "+0.080 ± 0.020 (2)" in rows["GELU"]  # the third seed has no base beside it
     assert rows["dense routing"].endswith("| - |")
     assert set(OPTIONS) <= set(rows)
+
+
+def test_what_is_asked_of_dense_routing_is_compared_with_dense_routing(results: Path) -> None:
+    for option, score in ((DENSE, 0.6), ("dense, rank 4", 0.65)):
+        run = Run(set="leaf_disease", option=option, seed=1)
+        found = {"set": run.set, "option": option, "seed": 1, "validation_score": score}
+        run.path.write_text(json.dumps(found), encoding="utf-8")
+    rows = {line.split(" | ")[0].strip("| "): line for line in page().splitlines() if line.startswith("| ")}
+    assert rows["dense, rank 4"].endswith("| +0.050 (1) |") and rows[DENSE].endswith("| -0.100 (1) |")
+
+
+def test_what_is_compared_differs_in_one_option_alone() -> None:
+    for option, beside in BESIDE.items():
+        changed = OPTIONS[option].keys() - OPTIONS[beside].keys()
+        assert OPTIONS[beside].items() <= OPTIONS[option].items()
+        assert changed == {"scales", "num_experts"} or len(changed) == (option != beside)
 
 
 def test_options_are_hyperparameters_and_have_files_of_their_own() -> None:
