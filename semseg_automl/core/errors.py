@@ -55,7 +55,10 @@ class BackboneError(ArtifactError, WeightsError):
 
 
 class BudgetError(SemsegError, TimeoutError):
-    """The time limit can't hold even the least possible work."""
+    """Neither the time nor the number of trials left room for a single training.
+
+    A short ``time_limit`` alone does not lead here: ``fit`` trains at least one model, however short it is.
+    """
 
 
 class TrainingError(SemsegError, RuntimeError):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.core.placement import PLACEMENTS, is_placement
 from semseg_automl.data.augment import OWN
 from semseg_automl.data.augment import PRESETS as AUGMENTS
 from semseg_automl.losses.registry import LOSSES
@@ -77,10 +77,7 @@ RULES: dict[str, Rule] = {
         lambda v: v is None or _some_of(v, PLACES), f"None or some of {', '.join(map(repr, PLACES))}"
     ),
     "side_checkpoint": Rule(lambda v: v is None or isinstance(v, str), "None or the path of a file"),
-    "placement": Rule(
-        lambda v: isinstance(v, str) and bool(re.fullmatch(r"all|global|last_[1-9]\d*", v)),
-        "'all', 'global' or 'last_K' (such as 'last_4')",
-    ),
+    "placement": Rule(is_placement, PLACEMENTS),
     "num_queries": _COUNT,
     "image_size": Rule(_size, _SIDES),
     "crop_size": Rule(lambda v: v is None or _size(v), f"None, {_SIDES}"),

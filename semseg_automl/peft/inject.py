@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.placement import last_blocks
 from semseg_automl.peft.base import Adapter, AdapterLayer, Site
 from semseg_automl.peft.companion import outline_of
 from semseg_automl.peft.full import is_tuned_whole, tune_whole
-from semseg_automl.peft.registry import AdapterMethod, last_blocks, resolve_method, role_has
+from semseg_automl.peft.registry import AdapterMethod, resolve_method, role_has
 
 
 def inject(

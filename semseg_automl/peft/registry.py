@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from semseg_automl.core.config import AdapterConfig
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.core.placement import last_blocks
 from semseg_automl.core.reads import READS
 from semseg_automl.peft.adapter import SerialAdapterLayer
 from semseg_automl.peft.base import QKV, AdapterLayer, Site
@@ -140,16 +140,6 @@ def resolve_method(config: AdapterConfig) -> AdapterMethod:
     if method.uses_experts:
         _check_experts(config, gated="routing" in READS[config.adapter])
     return method
-
-
-def last_blocks(placement: str) -> int | None:
-    """K of a placement "last_K"; None for "all" and "global"; ConfigError for any other."""
-    if placement in ("all", "global"):
-        return None
-    match = re.fullmatch(r"last_([1-9]\d*)", placement)
-    if match is None:
-        raise ConfigError(f"placement must be 'all', 'global' or 'last_K' ('last_4'), not {placement!r}.")
-    return int(match[1])
 
 
 def role_has(role: str, targets: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 
 from semseg_automl.artifacts.layout import holds_model
-from semseg_automl.core.errors import ArtifactError, ConfigError, TrainingError
+from semseg_automl.core.errors import ArtifactError, BudgetError, ConfigError, TrainingError
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.augment import OWN
 from semseg_automl.models.devices import peak_memory_mb
@@ -162,7 +162,8 @@ def run_search(
     on all of them. What an earlier run of the same fit left in its folder is taken over.
 
     ``on_best`` is called whenever a better model exists (it stores it). Raises TrainingError with
-    the first cause if every trial failed, ConfigError if the storage can't be reached.
+    the first cause if every trial failed, BudgetError if none was begun, ConfigError if the storage
+    can't be reached.
     """
     started = time.perf_counter()
     files = RunFolder(request.folder)
@@ -200,8 +201,11 @@ def run_search(
 def _check_best(outcome: Outcome, limits: Limits) -> None:
     """Raise where there is no model; warn where the best one breaks the user's limits."""
     if outcome.best is None:
-        reasons = [row.reason for row in outcome.rows]
-        raise TrainingError(f"No model could be trained. First cause: {reasons[0] if reasons else 'no time'}")
+        if not outcome.rows:
+            raise BudgetError(
+                "No training was begun: neither the time nor the number of trials left room for one."
+            )
+        raise TrainingError(f"No model could be trained. First cause: {outcome.rows[0].reason}")
     if not outcome.keeps_limits(outcome.best):
         best = outcome.best
         _LOG.warning(

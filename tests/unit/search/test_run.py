@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from semseg_automl.core.config import RunConfig
-from semseg_automl.core.errors import ConfigError, TrainingError
+from semseg_automl.core.errors import BudgetError, ConfigError, TrainingError
 from semseg_automl.search import finish, run, trials
 from semseg_automl.search.budget import Budget, Interrupt
 from semseg_automl.search.outcome import Outcome
@@ -443,6 +443,12 @@ def test_failed_trials_are_rows_with_a_reason(monkeypatch: pytest.MonkeyPatch) -
 def test_if_all_fail_the_first_cause_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match="RuntimeError: broken"):
         search(Machine(["failed"] * 3), monkeypatch, tune=TuneSettings(num_trials=3))
+
+
+def test_a_search_without_room_for_a_training_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "_next", lambda *_args, **_more: trials.STOP)
+    with pytest.raises(BudgetError, match="neither the time nor the number of trials"):
+        search(Machine([0.1]), monkeypatch, tune=TuneSettings(num_trials=2))
 
 
 def test_callbacks_see_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:
