@@ -8,8 +8,8 @@ Start it in the project's root. Data sets are folders of $SEMSEG_AUTOML_DATA, un
 (``readers.py`` and ``sets.py`` say which and how, ``masks.py`` what their masks' values mean). Each run is
 ``presets="conv_lora_paper"`` with the set's own hyperparameters and one seed, in a process of its own; its
 JSON is kept in ``results/`` and never run again. Pictures have a long side of 1024 pixels, as the encoder was
-pretrained and as the paper trains (it squashes them to squares; here they keep their aspect).
-``--image-size`` and ``--max-epochs`` are for smaller machines: what was changed is part of the result's name
+pretrained and as the paper trains (it squashes them to squares; here they keep their aspect). Epochs, and the
+metric that a state is chosen by, are the set's. ``--image-size`` and ``--max-epochs`` are for smaller machines: what was changed is part of the result's name
 and of its row.
 """
 
@@ -36,7 +36,12 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 SEEDS = (0, 1, 2)
 BACKBONE = "sam_vit_h"
-PAPER = {"max_epochs": 30, "image_size": 1024}
+SIZE, EPOCHS = 1024, 30
+
+
+def as_in_the_paper(name: str) -> dict[str, int]:
+    """Picture size and number of epochs of a set."""
+    return {"image_size": SIZE, "max_epochs": SETS[name].hyperparameters.get("max_epochs", EPOCHS)}
 
 
 def read(spec: PaperSet) -> Tables:
@@ -66,6 +71,7 @@ def run(name: str, seed: int, backbone: str, size_and_epochs: dict[str, int]) ->
             backbone=backbone,
             path=Path(folder) / "model",
             random_state=seed,
+            eval_metric=spec.eval_metric,
         )
         started = time.perf_counter()
         seg.fit(
@@ -88,6 +94,7 @@ def run(name: str, seed: int, backbone: str, size_and_epochs: dict[str, int]) ->
         "note": spec.note,
         "pictures": {key: len(table) for key, table in tables.items()},
         "test": {key: {k: float(v) for k, v in values.items()} for key, values in scores.items()},
+        "eval_metric": seg.eval_metric_,
         "validation_score": summary["score_val"],
         "fit_seconds": round(seconds, 1),
         "steps": summary["steps"],
@@ -98,8 +105,8 @@ def run(name: str, seed: int, backbone: str, size_and_epochs: dict[str, int]) ->
 
 def result_path(name: str, seed: int, backbone: str, size_and_epochs: dict[str, int]) -> Path:
     """Where a run's result lies."""
-    signs = {"max_epochs": "epochs", "image_size": "pixels"}
-    changed = [f"-{size_and_epochs[k]}{sign}" for k, sign in signs.items() if size_and_epochs[k] != PAPER[k]]
+    signs, paper = {"max_epochs": "epochs", "image_size": "pixels"}, as_in_the_paper(name)
+    changed = [f"-{size_and_epochs[k]}{sign}" for k, sign in signs.items() if size_and_epochs[k] != paper[k]]
     return RESULTS / f"{name}-{Path(backbone).stem}{''.join(changed)}-{seed}.json"
 
 
@@ -141,20 +148,28 @@ def list_sets() -> None:
         print(f"{name:20} {spec.source}\n{'':20} {state}" + (f"\n{'':20} {spec.note}" if spec.note else ""))
 
 
-def _size_and_epochs(arguments: argparse.Namespace) -> dict[str, int]:
-    return {"max_epochs": arguments.max_epochs, "image_size": arguments.image_size}
+def _size_and_epochs(name: str, arguments: argparse.Namespace) -> dict[str, int]:
+    """What the command says, else what the paper does."""
+    said = {"max_epochs": arguments.max_epochs, "image_size": arguments.image_size}
+    return as_in_the_paper(name) | {key: value for key, value in said.items() if value is not None}
 
 
 def _run_missing(arguments: argparse.Namespace) -> bool:
     """Run what has no result, one at a time; True if nothing failed or was stopped."""
-    good, changed = True, _size_and_epochs(arguments)
+    good = True
     for name in arguments.names:
+        changed = _size_and_epochs(name, arguments)
         for seed in arguments.seeds:
             if result_path(name, seed, arguments.backbone, changed).exists():
                 continue
             command = [sys.executable, "-m", "benchmarks.paper.run", "--one", name, str(seed)]
             command += ["--backbone", arguments.backbone]
-            command += ["--max-epochs", str(arguments.max_epochs), "--image-size", str(arguments.image_size)]
+            command += [
+                "--max-epochs",
+                str(changed["max_epochs"]),
+                "--image-size",
+                str(changed["image_size"]),
+            ]
             ended = run_apart(command)
             if ended is None:
                 return False
@@ -172,8 +187,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*SETS, []], metavar="SET")
     parser.add_argument("--backbone", default=BACKBONE)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--max-epochs", type=int, default=PAPER["max_epochs"])
-    parser.add_argument("--image-size", type=int, default=PAPER["image_size"], help="long side in pixels")
+    parser.add_argument("--max-epochs", type=int, help="default: the paper's")
+    parser.add_argument("--image-size", type=int, help=f"long side in pixels; default: {SIZE}")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("SET", "SEED"), help=argparse.SUPPRESS)
@@ -183,9 +198,10 @@ def main() -> int:
         return 0
     if arguments.one:
         name, seed = arguments.one[0], int(arguments.one[1])
-        result = run(name, seed, arguments.backbone, _size_and_epochs(arguments))
+        changed = _size_and_epochs(name, arguments)
+        result = run(name, seed, arguments.backbone, changed)
         RESULTS.mkdir(exist_ok=True)
-        path = result_path(name, seed, arguments.backbone, _size_and_epochs(arguments))
+        path = result_path(name, seed, arguments.backbone, changed)
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         return 0
     failed = not _run_missing(arguments)

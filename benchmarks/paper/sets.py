@@ -1,4 +1,8 @@
-"""The paper's data sets: reader, classes, metrics, and what differs from the preset ``conv_lora_paper``."""
+"""The paper's data sets: reader, classes, metrics, and what differs from the preset ``conv_lora_paper``.
+
+Epochs, rates, losses and the metric that a state is chosen by are those of the script that the authors released
+(AutoGluon, ``examples/automm/Conv-LoRA/run_semantic_segmentation.py``). Trans10K is not in it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ OVERLAP = ("iou", "dice")
 TWO_VALUES = ("background", "foreground")
 BINARY = {range(0, 128): "background", range(128, 256): "foreground"}
 """Masks of 0 and 255, some saved with a loss (Kvasir-SEG's hold 0 to 7 and 248 to 255): see ``masks.py``."""
-AGRICULTURE_AND_REMOTE_SENSING = {"learning_rate": 3e-4, "decoder_learning_rate": 3e-4}
+LEAVES = {"learning_rate": 3e-4, "decoder_learning_rate": 3e-4}
+ROADS = LEAVES | {"max_epochs": 20}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,8 @@ class PaperSet:
     folder : its name under the folder of data sets.
     classes : names in the order of the masks' values, or raw value, colour or range -> name.
     metrics : of the test scores.
-    hyperparameters : over the preset's.
+    eval_metric : by which the state of a training is chosen on its validation pictures; None: the default.
+    hyperparameters : over the preset's; ``max_epochs`` among them where it is not the preset's 30.
     source : where the set is published.
     note : what is not as in the paper, or None.
     """
@@ -34,6 +40,7 @@ class PaperSet:
     source: str
     classes: Any = field(default_factory=BINARY.copy)
     problem_type: str = "binary"
+    eval_metric: str | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     note: str | None = None
 
@@ -59,6 +66,7 @@ SETS: dict[str, PaperSet] = {
         reader="polyps",
         folder="polyps",
         metrics=SALIENCY,
+        eval_metric="s_measure",
         source="Kvasir-SEG (Jha et al., 2020) and CVC-ClinicDB (Bernal et al., 2015), in PraNet's split",
     ),
     "isic_2017": PaperSet(
@@ -72,13 +80,16 @@ SETS: dict[str, PaperSet] = {
         folder="camouflage",
         metrics=SALIENCY,
         source="CAMO (Le et al., 2019), COD10K (Fan et al., 2020), CHAMELEON, in SINet's folders",
+        eval_metric="s_measure",
+        hyperparameters={"max_epochs": 20},
     ),
     "sbu": PaperSet(
         reader="sbu",
         folder="SBU-shadow",
         metrics=("ber",),
         source="SBU shadow (Vicente et al., 2016)",
-        hyperparameters={"loss": "balanced_bce"},
+        eval_metric="ber",
+        hyperparameters={"loss": "balanced_bce", "max_epochs": 10},
     ),
     "leaf_disease": PaperSet(
         reader="leaf_disease",
@@ -86,7 +97,7 @@ SETS: dict[str, PaperSet] = {
         metrics=OVERLAP,
         source="Kaggle, leaf disease segmentation dataset, 588 pictures",
         classes=TWO_VALUES,
-        hyperparameters=AGRICULTURE_AND_REMOTE_SENSING,
+        hyperparameters=LEAVES,
         note="the paper's split is not published: a seeded one",
     ),
     "massachusetts_roads": PaperSet(
@@ -94,7 +105,7 @@ SETS: dict[str, PaperSet] = {
         folder="massachusetts_roads",
         metrics=OVERLAP,
         source="Mnih, 2013",
-        hyperparameters=AGRICULTURE_AND_REMOTE_SENSING,
+        hyperparameters=ROADS,
     ),
     "trans10k_v1": PaperSet(
         reader="trans10k_v1",
@@ -116,6 +127,7 @@ SETS: dict[str, PaperSet] = {
         reader="csv_tables",
         folder="polyp_clinicdb",
         metrics=SALIENCY,
+        eval_metric="s_measure",
         source="CVC-ClinicDB",
         classes=None,
         note=f"{LOCAL}: CVC-ClinicDB alone, split by video sequence",
@@ -126,7 +138,7 @@ SETS: dict[str, PaperSet] = {
         metrics=OVERLAP,
         source="100 of the 588 pictures",
         classes=None,
-        hyperparameters=AGRICULTURE_AND_REMOTE_SENSING,
+        hyperparameters=LEAVES,
         note=LOCAL,
     ),
     "roads_96": PaperSet(
@@ -135,7 +147,7 @@ SETS: dict[str, PaperSet] = {
         metrics=OVERLAP,
         source="96 of the 1171 pictures, cut to 750 x 750",
         classes=None,
-        hyperparameters=AGRICULTURE_AND_REMOTE_SENSING,
+        hyperparameters=ROADS,
         note=LOCAL,
     ),
 }

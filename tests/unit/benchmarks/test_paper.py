@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.paper.readers import READERS, LayoutError, leaf_disease, pairs
-from benchmarks.paper.run import PAPER, mean_and_error, read, result_path, run, table
+from benchmarks.paper.run import as_in_the_paper, mean_and_error, read, result_path, run, table
 from benchmarks.paper.sets import SETS
 from semseg_automl.core.config import RunConfig
 from semseg_automl.estimator._rules import check_hyperparameter
@@ -134,6 +134,7 @@ def test_every_set_is_well_described(name: str) -> None:
     for key, value in spec.hyperparameters.items():
         check_hyperparameter(key, value)
     RunConfig().replace(**spec.hyperparameters)
+    assert spec.eval_metric is None or spec.eval_metric in METRICS
     if spec.problem_type == "multiclass":
         assert len(spec.classes) == {"trans10k_v1": 3, "trans10k_v2": 12}[name]
 
@@ -172,12 +173,15 @@ def test_a_run_and_its_row(noise: int, monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("SEMSEG_AUTOML_DATA", str(tmp_path))
     result = run("sbu", 0, "sam_tiny", {"max_epochs": 1, "image_size": 64})
     assert result["pictures"] == {"train": 6, "test": 2}
+    assert result["eval_metric"] == "ber" and result["steps"] == 2  # 6 pictures, 4 a step
     assert 0 <= result["test"]["test"]["ber"] <= 1
     text = table([result, {**result, "seed": 1}])
     assert "| sbu | sam_tiny | 64 | 1 | test | 2 | ber" in text and "±" in text
 
 
 def test_a_result_is_named_after_what_is_not_the_papers() -> None:
-    assert result_path("sbu", 2, "sam_vit_h", PAPER).name == "sbu-sam_vit_h-2.json"
+    papers = as_in_the_paper("sbu")
+    assert papers == {"max_epochs": 10, "image_size": 1024}
+    assert result_path("sbu", 2, "sam_vit_h", papers).name == "sbu-sam_vit_h-2.json"
     changed = {"max_epochs": 3, "image_size": 512}
     assert result_path("sbu", 2, "sam_vit_h", changed).name == "sbu-sam_vit_h-3epochs-512pixels-2.json"
