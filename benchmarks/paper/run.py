@@ -9,8 +9,8 @@ Start it in the project's root. Data sets are folders of $SEMSEG_AUTOML_DATA, un
 ``presets="conv_lora_paper"`` with the set's own hyperparameters and one seed, in a process of its own; its
 JSON is kept in ``results/`` and never run again. Pictures have a long side of 1024 pixels, as the encoder was
 pretrained and as the paper trains (it squashes them to squares; here they keep their aspect). Epochs, and the
-metric that a state is chosen by, are the set's. ``--image-size`` and ``--max-epochs`` are for smaller machines: what was changed is part of the result's name
-and of its row.
+metric that a state is chosen by, are the set's. ``--image-size`` and ``--max-epochs`` are for smaller
+machines: what was changed is part of the result's name and of its row.
 """
 
 from __future__ import annotations

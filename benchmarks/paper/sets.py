@@ -1,7 +1,7 @@
 """The paper's data sets: reader, classes, metrics, and what differs from the preset ``conv_lora_paper``.
 
-Epochs, rates, losses and the metric that a state is chosen by are those of the script that the authors released
-(AutoGluon, ``examples/automm/Conv-LoRA/run_semantic_segmentation.py``). Trans10K is not in it.
+Epochs, rates, losses and the metric that a state is chosen by are those of the script that the authors
+released (AutoGluon, ``examples/automm/Conv-LoRA/run_semantic_segmentation.py``). Trans10K is not in it.
 """
 
 from __future__ import annotations
