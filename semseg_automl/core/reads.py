@@ -1,8 +1,10 @@
-"""Which hyperparameters of an adapter each method reads: all others are without effect."""
+"""Which hyperparameters each method reads, and which a configuration leaves without effect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from semseg_automl.core.config import RunConfig
 
 _PLACED = ("placement", "learning_rate")
 _UPDATE = (*_PLACED, "rank", "alpha", "rslora", "qkv", "targets", "lora_plus_ratio")
@@ -50,3 +52,24 @@ def without_effect(names: Iterable[str], adapters: Iterable[str], routings: Iter
     pairs = [(adapter, routing) for adapter in adapters for routing in routings]
     read = set().union(*(reads(*pair) for pair in pairs))
     return [name for name in names if name in OF_ADAPTERS and name not in read]
+
+
+DECIDING = ("adapter", "routing", "head", "small_share", "crop_size")
+"""Names whose values decide whether others have an effect."""
+_DEFAULTS = RunConfig().flat()
+
+
+def idle(config: RunConfig) -> set[str]:
+    """The names that change nothing about this configuration, whose sizes have been planned."""
+    names = OF_ADAPTERS - reads(config.adapter.adapter, config.adapter.routing)
+    unused = {
+        "num_queries": config.model.head != "mask_classification",
+        "small_scale": config.optim.small_share == 0,
+        "class_crops": config.optim.crop_size is None,
+    }
+    return {*names, *(name for name, is_idle in unused.items() if is_idle)}
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """The same with what has no effect at its default: equal for all that train the same model."""
+    return config.replace(**{name: _DEFAULTS[name] for name in idle(config)})

@@ -46,8 +46,8 @@ def _whole(value: Any) -> bool:
 
 
 def _size(value: Any) -> bool:
-    sides = value if isinstance(value, tuple) else (value,)
-    return len(sides) in (1, 2) and all(_whole(s) and 32 <= s <= LONGEST for s in sides)
+    sides = value if isinstance(value, tuple) else (value, value)
+    return len(sides) == 2 and all(_whole(s) and 32 <= s <= LONGEST for s in sides)
 
 
 def _some_of(value: Any, known: tuple[str, ...]) -> bool:
@@ -56,6 +56,8 @@ def _some_of(value: Any, known: tuple[str, ...]) -> bool:
 
 _MOST = 64
 _FEW = Rule(lambda v: _whole(v) and v <= _MOST, f"a whole number from 1 to {_MOST}")
+_LARGE = 4096
+_MANY = Rule(lambda v: _whole(v) and v <= _LARGE, f"a whole number from 1 to {_LARGE}")
 _COUNT = Rule(_whole, "a whole number of at least 1")
 _POSITIVE = Rule(lambda v: _number(v) and v > 0, "a number above 0")
 _NOT_NEGATIVE = Rule(lambda v: _number(v) and v >= 0, "a number of at least 0")
@@ -64,7 +66,7 @@ LONGEST = 16_384
 _SIDES = f"a long side or (height, width) of 32 to {LONGEST} pixels"
 
 RULES: dict[str, Rule] = {
-    "rank": _COUNT,
+    "rank": _MANY,
     "alpha": _POSITIVE,
     "num_experts": _FEW,
     "scales": Rule(
@@ -78,7 +80,7 @@ RULES: dict[str, Rule] = {
     ),
     "side_checkpoint": Rule(lambda v: v is None or isinstance(v, str), "None or the path of a file"),
     "placement": Rule(is_placement, PLACEMENTS),
-    "num_queries": _COUNT,
+    "num_queries": _MANY,
     "image_size": Rule(_size, _SIDES),
     "crop_size": Rule(lambda v: v is None or _size(v), f"None, {_SIDES}"),
     "small_share": _FRACTION,

@@ -8,9 +8,19 @@ from dataclasses import dataclass
 
 from semseg_automl.core.config import ImageSize, RunConfig
 from semseg_automl.losses.registry import DEFAULT_LOSS
+from semseg_automl.search.allotment import (
+    looks,
+    may_pause,
+    most_trials,
+    number_of_trials,
+    numbers_of_looks,
+    plan_rungs,
+    why_no_search,
+)
+from semseg_automl.search.configurations import moved_inside
 from semseg_automl.search.request import FitRequest
-from semseg_automl.search.rungs import ETA, MAX_CHAINS, MAX_RUNGS, chain_cost, rung_ends
-from semseg_automl.search.space import Categorical, Space, default_space
+from semseg_automl.search.rungs import chain_cost
+from semseg_automl.search.space import Space, default_space
 
 STRIDE = 32
 MIN_SIDE, MAX_SIDE = 384, 1024
@@ -53,14 +63,6 @@ pixels thick, and 3.9 once the plan for thin things has enlarged them."""
 RARE, CLASS_CROPS = 0.01, 1 / 3
 """Where a class has less than this share of the pixels, and a crop shows less than half of a picture, so many
 of the crops are laid around a class (the share that Isensee et al., nnU-Net, 2021, use)."""
-MAX_TRIALS = 20
-"""Planned trials at most: where more would fit, each gets more time instead."""
-SHORTEST_RUNG, RUNG_VALIDATIONS = 20.0, 8.0
-"""A rung takes so many seconds at least (the network is built anew for each), and so many validations."""
-LOOK_SHARE, LOOK_VALIDATIONS = 0.1, 6.0
-"""Where a search was asked for in a time that does not hold two decent trainings, the default, the library's
-own values (if they differ) and lower learning rates are looked at for this share of it each (or so many
-validations), and the best one has the rest."""
 RUNG_WARMUP = 0.15
 """Share of the first rung over which learning rates rise."""
 DEFAULT_SEARCH_SECONDS = 3600.0
@@ -324,18 +326,20 @@ def _schedule(
     epochs_fixed = "max_epochs" in request.given | request.spaces.keys() or not math.isfinite(remaining)
     own = {k: v for k, v in default_space(config.adapter).items() if k not in request.given}
     spaces = dict(request.spaces) or own
+    config = moved_inside(config, spaces) if request.tune is not None else config
     searching = (1.0 - request.finish_share) * remaining
     one = sample * (most if epochs_fixed else SEARCH_SAMPLES)
-    trials = _n_trials(request, spaces, workers * searching, one)
+    trials = number_of_trials(request, config, spaces, workers * searching, one)
     horizon = remaining if trials == 1 else min(searching, workers * searching / trials)
     rungs: tuple[float, ...] = (horizon,)
-    if trials > 1 and not epochs_fixed and _may_pause(request):
-        other = any(config.flat()[name] != RunConfig().flat()[name] for name in spaces)
-        looks = _looks(request, searching, workers, one, validation, 3 if other else 2)
-        trials, rungs = looks or _plan_rungs(request, trials, searching, workers, horizon, validation)
+    if trials > 1 and not epochs_fixed and may_pause(request):
+        found = looks(request, searching, workers, one, validation, numbers_of_looks(config, spaces))
+        trials, rungs = found or plan_rungs(
+            request, trials, most_trials(request, config, spaces), searching, workers, horizon, validation
+        )
         horizon = rungs[-1]
     workers = min(workers, trials)
-    reasons += _in_words(request, spaces, remaining, trials, workers)
+    reasons += _in_words(request, config, spaces, remaining, trials, workers)
     if len(rungs) > 1:
         config = _paused(config, rungs, reasons)
     max_steps = math.ceil(most / batch) if epochs_fixed else MAX_STEPS
@@ -370,11 +374,16 @@ def _few_epochs(config: RunConfig, print_: Fingerprint, epochs: float) -> tuple[
 
 
 def _in_words(
-    request: FitRequest, spaces: dict[str, Space], remaining: float, trials: int, workers: int
+    request: FitRequest,
+    config: RunConfig,
+    spaces: dict[str, Space],
+    remaining: float,
+    trials: int,
+    workers: int,
 ) -> list[str]:
     """How many models, and in how many processes."""
     if trials == 1:
-        return [f"1 model: {_why_no_search(request, spaces, remaining)}"]
+        return [f"1 model: {why_no_search(request, config, spaces, remaining)}"]
     words = [f"up to {trials} trials over {', '.join(spaces)}, the default configuration first"]
     return words + ([f"{workers} processes train trials side by side"] if workers > 1 else [])
 
@@ -400,78 +409,3 @@ def _paused(config: RunConfig, rungs: tuple[float, ...], reasons: list[str]) -> 
     ends = ", ".join(f"{end:.0f}" for end in rungs)
     reasons.append(f"trials are paused after {ends} s, the best third (at least one) goes on each time")
     return config.replace(schedule="wsd", warmup=RUNG_WARMUP)
-
-
-def _may_pause(request: FitRequest) -> bool:
-    """Whether trials may be paused: the user has decided neither pruning nor schedule, and their states
-    are small (not an encoder that is tuned whole)."""
-    tune, space = request.tune, request.spaces.get("adapter")
-    adapters = space.choices if isinstance(space, Categorical) else (request.config.adapter.adapter,)
-    decided = request.given | request.spaces.keys()
-    free = tune is not None and tune.pruner is None and not {"schedule", "warmup"} & decided
-    return free and "full" not in adapters
-
-
-def _looks(
-    request: FitRequest, seconds: float, workers: int, decent: float, validation: float, number: int
-) -> tuple[int, tuple[float, ...]] | None:
-    """As :func:`_plan_rungs`, where the time is too short for two decent trainings: ``number`` are begun.
-
-    None where there is more time, where it is too short even for this, and where a number of trials is
-    wanted or several processes train.
-    """
-    wanted = request.tune.num_trials if request.tune is not None else None
-    longest = seconds / (ETA + number - 1)  # the best one goes on at least as far as from rung to rung
-    look = min(longest, max(SHORTEST_RUNG, LOOK_SHARE * seconds, LOOK_VALIDATIONS * validation))
-    if wanted is not None or workers > 1 or seconds >= 2.0 * decent or look < SHORTEST_RUNG:
-        return None
-    return number, (look, seconds - (number - 1) * look)
-
-
-def _plan_rungs(
-    request: FitRequest, trials: int, seconds: float, workers: int, horizon: float, validation: float
-) -> tuple[int, tuple[float, ...]]:
-    """Number of trials and the ends of their rungs, to fill ``seconds`` of each worker.
-
-    A wanted number of trials decides how long they are; else their length (``horizon``, at least a
-    decent training each) decides how many are started. As many rungs as leave one chain for the
-    last; where two would be too short, ``trials`` of them run to their end.
-    """
-    wanted = request.tune.num_trials if request.tune is not None else None
-    shortest = max(SHORTEST_RUNG, RUNG_VALIDATIONS * validation)
-    for n_rungs in range(MAX_RUNGS, 1, -1):
-        cost = chain_cost(n_rungs)
-        top = max(horizon, shortest * ETA ** (n_rungs - 1))
-        number = wanted or min(MAX_CHAINS * workers, int(workers * seconds / (cost * top)))
-        if number >= ETA ** (n_rungs - 1):
-            ends = rung_ends(min(seconds, workers * seconds / (cost * number)), shortest)
-            if len(ends) >= n_rungs:
-                return number, ends[-n_rungs:]
-    return trials, (horizon,)
-
-
-def _n_trials(request: FitRequest, spaces: dict[str, Space], seconds: float, trial: float) -> int:
-    """How many trials of ``trial`` seconds fit; a search that was asked for has at least two."""
-    if request.tune is None or not spaces:
-        return 1
-    if request.tune.num_trials is not None:
-        return request.tune.num_trials
-    if not math.isfinite(seconds):
-        return 1
-    fitting = int(seconds / max(trial, 1e-6))
-    asked_for = bool(request.spaces) or not request.auto_tune
-    return max(2 if asked_for else 1, min(MAX_TRIALS, fitting))
-
-
-def _why_no_search(request: FitRequest, spaces: dict[str, Space], remaining: float) -> str:
-    if request.tune is None:
-        return "search is off"
-    if request.tune.num_trials == 1:
-        return "num_trials is 1"
-    if not spaces:
-        return "nothing is left to search"
-    return (
-        "the time holds one decent training"
-        if math.isfinite(remaining)
-        else "max_epochs without a time limit"
-    )

@@ -23,6 +23,7 @@ from semseg_automl.search.finish import finish
 from semseg_automl.search.limits import Limits
 from semseg_automl.search.outcome import Outcome
 from semseg_automl.search.planner import Fingerprint, Plan, expected_epochs, make_plan
+from semseg_automl.search.proposals import enqueue_default
 from semseg_automl.search.report import search_table
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.run_folder import RunFolder, Start
@@ -31,7 +32,6 @@ from semseg_automl.search.session import Session
 from semseg_automl.search.storage import open_storage
 from semseg_automl.search.study import (
     check_spaces,
-    enqueue_default,
     in_memory,
     open_study,
     own_sampler,

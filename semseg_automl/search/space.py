@@ -13,6 +13,18 @@ from semseg_automl.core.reads import reads
 __all__ = ["Categorical", "Int", "Real", "Space"]
 
 
+def plain(value: Any) -> Any:
+    """A value of Python's own types; lists, and what is in them, become tuples."""
+    if _is_numpys(value):
+        return plain(value.tolist())
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_numpys(value: Any) -> bool:
+    """Whether it is a number or an array of NumPy, which is not imported for that."""
+    return type(value).__module__ == "numpy" and hasattr(value, "tolist")
+
+
 @dataclass(frozen=True)
 class Int:
     """Whole numbers from ``lower`` to ``upper``, both included; ``log=True`` searches the logarithm."""
@@ -22,6 +34,8 @@ class Int:
     log: bool = False
 
     def __post_init__(self) -> None:
+        for end in ("lower", "upper"):
+            object.__setattr__(self, end, plain(getattr(self, end)))
         _check_range(self.lower, self.upper, self.log)
 
 
@@ -34,19 +48,21 @@ class Real:
     log: bool = False
 
     def __post_init__(self) -> None:
+        for end in ("lower", "upper"):
+            object.__setattr__(self, end, plain(getattr(self, end)))
         _check_range(self.lower, self.upper, self.log)
 
 
 @dataclass(frozen=True, init=False)
 class Categorical:
-    """One of several values: ``Categorical("lora", "conv_lora")``."""
+    """One of several values: ``Categorical("lora", "conv_lora")``. A list among them is taken as a tuple."""
 
     choices: tuple[Any, ...]
 
     def __init__(self, *choices: Any) -> None:
         if not choices:
             raise ConfigError("space.Categorical needs at least one choice.")
-        object.__setattr__(self, "choices", tuple(choices))
+        object.__setattr__(self, "choices", tuple(map(plain, choices)))
 
 
 Space = Int | Real | Categorical
@@ -110,22 +126,24 @@ def split_hyperparameters(values: Mapping[str, Any]) -> tuple[dict[str, Any], di
     """Split the user's ``hyperparameters`` into fixed values and search spaces.
 
     A list means choices; for scales and targets, whose value is itself a sequence, only a list of
-    sequences does. Unknown names raise ConfigError.
+    sequences (or of them and None) does. NumPy's numbers and arrays are taken as Python's. Unknown names
+    raise ConfigError.
     """
     fixed: dict[str, Any] = {}
     spaces: dict[str, Space] = {}
-    for name, value in values.items():
+    for name, given in values.items():
         group_of(name)
+        value = given.tolist() if _is_numpys(given) else given
         if isinstance(value, Int | Real | Categorical):
             spaces[name] = value
         elif isinstance(value, list) and _means_choices(name, value):
-            spaces[name] = Categorical(*(tuple(v) if isinstance(v, list) else v for v in value))
+            spaces[name] = Categorical(*value)
         else:
-            fixed[name] = tuple(value) if isinstance(value, list) else value
+            fixed[name] = plain(value)
     return fixed, spaces
 
 
 def _means_choices(name: str, value: list[Any]) -> bool:
     if name in {"scales", "targets"}:
-        return bool(value) and all(isinstance(v, list | tuple) for v in value)
+        return bool(value) and all(v is None or isinstance(v, list | tuple) for v in value)
     return True

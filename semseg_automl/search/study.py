@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.search.configurations import drawn
 from semseg_automl.search.limits import Limits
 from semseg_automl.search.request import TuneSettings
 from semseg_automl.search.rungs import BUSY, DROPPED, PAUSED, Chain, name_of
@@ -26,7 +28,7 @@ SCORE, PRUNED, ROW, WORKER, EXCESS = "score", "pruned_for_good", "row", "worker"
 row of the leaderboard; the process that trains it; by how much it breaks each limit (``search.limits``)."""
 PLACE = "portfolio"
 """User attribute: which entry of the portfolio a trial is, the library's own values being 0."""
-_CONSTRAINTS = "constraints"  # where Optuna keeps what a constraints_func answered
+CONSTRAINTS = "constraints"  # where Optuna keeps what a constraints_func answered
 _OTHER_VALUES = (
     "resume=True goes on with a search over other values of {name}: {before} before, {now} now. Give the "
     "same, or start in another folder."
@@ -104,107 +106,15 @@ def in_memory(study: optuna.Study) -> optuna.Study:
     return copy
 
 
-def enqueue_default(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> None:
-    """Make the default configuration the first trial, as far as it lies in the spaces."""
-    _enqueue(study, config.flat(), spaces, {})
-
-
-PORTFOLIO: tuple[dict[str, float], ...] = (
-    {"learning_rate": 0.25, "decoder_learning_rate": 0.25, "rank": 0.75},
-    {"learning_rate": 0.75, "decoder_learning_rate": 0.75},
-)
-"""What is tried after the default and the library's own values, as places in the spaces (0 the lower
-end, 1 the upper one): a wrong learning rate costs more than anything else that is searched. The lower rate
-comes first: a higher one is soon ahead (polyp_clinicdb after 32 s: 0.51 against the default's 0.36 on the
-validation pictures) and may come no further (0.50 after 220 s), a lower one that is ahead early is better."""
-
-
-def enqueue_from_portfolio(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> bool:
-    """Queue what of the library's own values and the portfolio comes next; False where none is left.
-
-    One at a time, so that a trial that was lost and is queued once more need not wait for all of them.
-    What is in the study already is not tried twice.
-    """
-    known_good = RunConfig().flat()
-    values = {**config.flat(), **{name: known_good[name] for name in spaces}}
-    begun = [t.user_attrs[PLACE] for t in study.get_trials(deepcopy=False) if PLACE in t.user_attrs]
-    for number, places in enumerate(({}, *PORTFOLIO)):
-        changed = {n: place_in(spaces[n], p) for n, p in places.items() if n in spaces}
-        new = number > max(begun, default=-1) and (changed or not places)
-        if new and _enqueue(study, values | changed, spaces, {PLACE: number}):
-            return True
-    return False
-
-
-def place_in(space: Space, place: float) -> Any:
-    """The value at ``place`` (0..1) of a range (of its logarithm where that is searched) or of choices."""
-    if isinstance(space, Categorical):
-        return space.choices[min(len(space.choices) - 1, int(place * len(space.choices)))]
-    low, high = float(space.lower), float(space.upper)
-    value = low * (high / low) ** place if space.log else low + (high - low) * place
-    return round(value) if isinstance(space, Int) else value
-
-
-def _enqueue(
-    study: optuna.Study, flat: Mapping[str, Any], spaces: Mapping[str, Space], attributes: dict[str, Any]
-) -> bool:
-    """Queue a configuration, as far as it lies in the spaces, unless the study has it; whether it was new."""
-    values = {
-        name: _as_told(flat[name], space) for name, space in spaces.items() if _inside(flat[name], space)
-    }
-    before = len(study.get_trials(deepcopy=False))
-    study.enqueue_trial(values, user_attrs=attributes, skip_if_exists=True)
-    return len(study.get_trials(deepcopy=False)) > before
-
-
-def _inside(value: Any, space: Space) -> bool:
-    if isinstance(space, Categorical):
-        return value in space.choices
-    return isinstance(value, int | float) and space.lower <= value <= space.upper
-
-
 def ask(
     study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]
 ) -> tuple[optuna.Trial, RunConfig]:
-    """The next trial: one that waits, or else a configuration from the study's sampler."""
-    trial = study.ask()
-    return trial, config.replace(**{name: _suggest(trial, name, space) for name, space in spaces.items()})
+    """The next trial: one that waits, or else a configuration from the study's sampler.
 
-
-def propose(study: optuna.Study, spaces: Mapping[str, Space]) -> None:
-    """Queue a configuration that the study's sampler draws from the chains, one trial each.
-
-    The earlier trials of a chain hold the same parameters with worse scores: a sampler that saw
-    them would take a configuration that did well for one that did badly, too. A paused chain counts
-    by its rung first, then by its score there (TPE ranks what was pruned in this order).
+    Only hyperparameters that have an effect, with the values of the others, are asked for.
     """
-    view = optuna.create_study(direction="maximize", sampler=study.sampler)
-    trials = study.get_trials(deepcopy=False)
-    for chain in chains_of(trials):
-        found = _as_seen(chain, trials)
-        if found is not None:
-            view.add_trial(found)
-    drawn = view.ask()
-    for name, space in spaces.items():
-        _suggest(drawn, name, space)
-    study.enqueue_trial(drawn.params)
-
-
-def _as_seen(chain: Chain, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """What a sampler sees of a chain: its latest result, or that it is running for the first time."""
-    if chain.last is None:
-        first = trials[chain.root]
-        return first if first.state == TrialState.RUNNING else None
-    trial = trials[chain.last]
-    if trial.state != TrialState.PRUNED or PRUNED in trial.user_attrs:
-        return trial
-    return optuna.trial.create_trial(
-        state=TrialState.PRUNED,
-        params=trial.params,
-        distributions=trial.distributions,
-        intermediate_values={len(chain.scores): chain.scores[-1]},
-        system_attrs={k: v for k, v in trial.system_attrs.items() if k == _CONSTRAINTS},
-    )
+    trial = study.ask()
+    return trial, drawn(config, spaces, partial(suggest, trial))
 
 
 def any_waits(study: optuna.Study) -> bool:
@@ -220,8 +130,12 @@ def thaw(study: optuna.Study, chain: Chain) -> None:
 
 
 def _queue_again(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
-    fixed = trial.system_attrs.get("fixed_params", {})  # what was queued, where it had not begun to ask
-    study.enqueue_trial({**fixed, **trial.params}, user_attrs={ROOT: root_of(trial), **attributes})
+    study.enqueue_trial(values_of(trial), user_attrs={ROOT: root_of(trial), **attributes})
+
+
+def values_of(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial has asked for, and what was queued for it, as Optuna knows it."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def root_of(trial: FrozenTrial | optuna.Trial) -> int:
@@ -310,9 +224,14 @@ def _is_plain(space: Categorical) -> bool:
     return all(c is None or isinstance(c, bool | int | float | str) for c in space.choices)
 
 
-def _as_told(value: Any, space: Space) -> Any:
+def as_told(value: Any, space: Space) -> Any:
     """A value as Optuna knows it."""
     return space.choices.index(value) if isinstance(space, Categorical) and not _is_plain(space) else value
+
+
+def as_meant(value: Any, space: Space) -> Any:
+    """Inverse of :func:`as_told`."""
+    return space.choices[value] if isinstance(space, Categorical) and not _is_plain(space) else value
 
 
 def check_spaces(study: optuna.Study, spaces: Mapping[str, Space]) -> None:
@@ -344,7 +263,8 @@ def _distribution(space: Space) -> optuna.distributions.BaseDistribution:
     return optuna.distributions.FloatDistribution(space.lower, space.upper, log=space.log)
 
 
-def _suggest(trial: optuna.Trial, name: str, space: Space) -> Any:
+def suggest(trial: optuna.Trial, name: str, space: Space) -> Any:
+    """A value of a space from the trial."""
     if isinstance(space, Categorical):
         if _is_plain(space):
             return trial.suggest_categorical(name, space.choices)

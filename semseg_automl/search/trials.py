@@ -15,6 +15,7 @@ from semseg_automl.core.config import RunConfig
 from semseg_automl.core.log import get_logger
 from semseg_automl.core.results import ModelRow
 from semseg_automl.search.outcome import result_of, row_of
+from semseg_automl.search.proposals import enqueue_from_portfolio, is_used_up, propose
 from semseg_automl.search.request import TuneSettings
 from semseg_automl.search.rungs import MAX_RUNGS, Chain, promotable
 from semseg_automl.search.session import Session
@@ -28,10 +29,8 @@ from semseg_automl.search.study import (
     ask,
     call_back,
     chains_of,
-    enqueue_from_portfolio,
     is_running,
     others_at_work,
-    propose,
     report_to,
     requeue_stale,
     root_of,
@@ -129,7 +128,9 @@ def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: i
         return STOP
     if any_waits(study):
         return GO
-    draining, own = len(chains) >= most, settings.sampler is None
+    own = settings.sampler is None
+    used_up = own and is_used_up(study, session.plan.config, session.plan.spaces)
+    draining = len(chains) >= most or used_up
     portfolio = own and len(ends) > 1 and chains and not draining
     if portfolio and enqueue_from_portfolio(study, session.plan.config, session.plan.spaces):
         return GO
@@ -140,10 +141,10 @@ def _next(session: Session, study: optuna.Study, settings: TuneSettings, most: i
             return STOP
         thaw(study, chain)
         return GO
-    if draining and (settings.num_trials is not None or not most):
+    if used_up or (draining and (settings.num_trials is not None or not most)):
         return WAIT if others_at_work(study, session.worker) else STOP
-    if own and chains:
-        propose(study, session.plan.spaces)
+    if own and chains and not propose(study, session.plan.config, session.plan.spaces):
+        return STOP
     return GO
 
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.search.proposals import enqueue_default, enqueue_from_portfolio, place_in, propose
 from semseg_automl.search.request import TuneSettings
 from semseg_automl.search.run_folder import JOURNAL
 from semseg_automl.search.space import Categorical, Int, Real, Space
@@ -20,13 +21,9 @@ from semseg_automl.search.study import (
     ask,
     chains_of,
     check_spaces,
-    enqueue_default,
-    enqueue_from_portfolio,
     hand_back,
     in_memory,
     open_study,
-    place_in,
-    propose,
     quiet_optuna,
     requeue_stale,
     tell,
@@ -156,7 +153,7 @@ def test_the_sampler_sees_one_trial_a_chain() -> None:
     thaw(study, chains_of(study.trials)[0])
     trained(study, 0.5)
     trained(study, 0.3)
-    propose(study, SPACES)
+    propose(study, CONFIG, SPACES)
     assert seen == [("PRUNED", {2: 0.5}), ("PRUNED", {1: 0.3})]
     assert study.trials[-1].state == TrialState.WAITING
     _, config = ask(study, CONFIG, SPACES)
@@ -170,7 +167,7 @@ def test_the_portfolio_holds_the_known_good_values_whatever_the_default_is() -> 
     while enqueue_from_portfolio(study, wrong, SPACES):
         pass
     queued = [t.system_attrs["fixed_params"] for t in study.trials]
-    assert "learning_rate" not in queued[0]  # outside of the space
+    assert queued[0]["learning_rate"] == 1e-2  # the default's lies outside of the space: the nearest
     assert queued[1] == {"learning_rate": CONFIG.optim.learning_rate, "rank": CONFIG.adapter.rank}
     rates = [q["learning_rate"] for q in queued[1:]]
     assert rates == [pytest.approx(r) for r in (1e-3, 10**-3.5, 10**-2.5)]

@@ -14,10 +14,11 @@ from semseg_automl.core.errors import ConfigError
 from semseg_automl.search import run
 from semseg_automl.search.limits import Limits
 from semseg_automl.search.outcome import Outcome
+from semseg_automl.search.proposals import propose
 from semseg_automl.search.request import TuneSettings
 from semseg_automl.search.rungs import Chain, promotable
-from semseg_automl.search.space import Categorical, Space
-from semseg_automl.search.study import EXCESS, ask, chains_of, open_study, propose, quiet_optuna, tell
+from semseg_automl.search.space import Categorical, Real, Space
+from semseg_automl.search.study import EXCESS, ask, chains_of, open_study, quiet_optuna, tell
 from semseg_automl.search.trial import Attempt
 from semseg_automl.training.job import Hooks, TrainJob
 from tests.unit.search.test_run import Machine, result, search
@@ -71,7 +72,7 @@ def test_chains_that_break_a_limit_go_on_only_where_none_keeps_them() -> None:
     assert found is not None and found.root == 2
 
 
-SIZES: dict[str, Space] = {"rank": Categorical(2, 4, 8, 16)}
+SIZES: dict[str, Space] = {"rank": Categorical(2, 4, 8, 16), "weight_decay": Real(0.0, 0.1)}
 
 
 @pytest.mark.parametrize("paused", [True, False])
@@ -88,7 +89,7 @@ def test_the_sampler_is_told_of_the_limits(paused: bool) -> None:
         assert [c.keeps for c in chains_of(study.trials)] == [True, True, False, False] * 3
         drawn = []
         for _ in range(12):
-            propose(study, SIZES)
+            propose(study, CONFIG, SIZES)
             drawn.append(study.trials[-1].system_attrs["fixed_params"]["rank"])
             study.tell(study.ask().number, state=optuna.trial.TrialState.FAIL)
     assert sum(rank <= 4 for rank in drawn) >= 9, drawn

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from semseg_automl.core.config import RunConfig
+from semseg_automl.search.allotment import MAX_TRIALS, RUNG_VALIDATIONS, SHORTEST_RUNG
 from semseg_automl.search.planner import (
     CLASS_CROPS,
     LARGE,
@@ -17,10 +18,7 @@ from semseg_automl.search.planner import (
     MAX_CROP,
     MAX_SIDE,
     MAX_STEPS,
-    MAX_TRIALS,
     MIN_SIDE,
-    RUNG_VALIDATIONS,
-    SHORTEST_RUNG,
     SMALL_SHARE,
     STRIDE,
     THIN_SAMPLES,
@@ -39,7 +37,7 @@ from semseg_automl.search.planner import (
 )
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.rungs import ETA, MAX_CHAINS, chain_cost
-from semseg_automl.search.space import Categorical, Real
+from semseg_automl.search.space import Categorical, Int, Real, Space
 
 FACTS = Fingerprint(n_train=400, n_val=60, height=288, width=384, n_classes=2, foreground=0.1, thinness=0.01)
 TINY_SET = replace(FACTS, n_train=8, n_val=2, height=64, width=80)
@@ -169,9 +167,10 @@ def test_searched_picture_sizes_are_seen_whole() -> None:
 
 def test_a_searched_schedule_is_not_paused() -> None:
     long = {"seconds": 4 * 3600.0, "tune": TuneSettings(num_trials=9)}
-    assert len(plan(**long, spaces={"rank": Categorical(4, 8)}).rungs) > 1
+    assert len(plan(**long, spaces={"rank": Int(2, 32)}).rungs) > 1
     for name, choices in (("schedule", ("cosine", "wsd")), ("warmup", (0.0, 0.1)), ("max_epochs", (5, 50))):
-        assert len(plan(**long, spaces={name: Categorical(*choices)}).rungs) == 1
+        spaces: dict[str, Space] = {"rank": Int(2, 32), name: Categorical(*choices)}
+        assert len(plan(**long, spaces=spaces).rungs) == 1
 
 
 def test_trials_make_the_steps_of_their_own_epochs() -> None:
@@ -329,6 +328,22 @@ def test_rungs(facts: Fingerprint, probe: Probe, seconds: float, rungs: int) -> 
         assert "paused" in " ".join(found.reasons)
     else:
         assert found.config.optim.schedule == "cosine"
+
+
+def test_no_more_trials_than_models() -> None:
+    methods = Categorical("conv_lora", "adapter", "lora", "decoder_only")
+    short, night = (plan(seconds=s, spaces={"adapter": methods}) for s in (600.0, NIGHT))
+    assert short.trials == 4 and len(short.rungs) == 2  # each is looked at, the best has the rest
+    assert night.trials == 4
+    asked = plan(seconds=NIGHT, spaces={"rank": Categorical(2, 4)}, tune=TuneSettings(num_trials=9))
+    assert asked.trials == 2 and sum(asked.rungs[-1:]) * 2 <= NIGHT
+    one = plan(spaces={"adapter": Categorical("lora")})
+    assert one.trials == 1 and one.config.adapter.adapter == "lora" and "one model" in " ".join(one.reasons)
+
+
+def test_the_plan_is_made_for_a_configuration_of_the_space() -> None:
+    found = plan(spaces={"adapter": Categorical("lora", "vpt"), "image_size": Categorical(96, 128)})
+    assert found.config.adapter.adapter == "lora" and found.config.model.image_size == 128
 
 
 def test_in_a_short_search_a_few_are_looked_at_and_one_has_the_rest() -> None:

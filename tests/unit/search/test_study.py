@@ -9,9 +9,10 @@ import pytest
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError
+from semseg_automl.search.proposals import enqueue_default
 from semseg_automl.search.request import TuneSettings
 from semseg_automl.search.space import Categorical, Int, Real, Space, default_space
-from semseg_automl.search.study import ask, enqueue_default, open_study, quiet_optuna, report_to, tell
+from semseg_automl.search.study import ask, open_study, quiet_optuna, report_to, tell
 
 CONFIG = RunConfig()
 
