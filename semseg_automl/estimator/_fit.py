@@ -101,6 +101,7 @@ def _prepare(seg: SemanticSegmentor, args: FitArguments) -> _Problem:
         groups=args.groups,
         holdout_frac=args.holdout_frac,
         seed=seg.random_state,
+        known=None if args.init_from is None else _store.read_trained(args.init_from).label_map,
     )
     metric = resolve_metric(seg.eval_metric, tables.label_map.problem_type).name
     weights = resolve_weights(_backbone(seg, devices))

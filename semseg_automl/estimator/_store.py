@@ -287,7 +287,8 @@ def initial_state(
     """A saved model's tensors as the start of a new training, and the configuration they need.
 
     Adapter and head shapes are the saved model's; classes are matched by name, new ones start
-    from the backbone's tokens (see ``Segmenter.map_head_state``).
+    from the backbone's tokens (see ``Segmenter.map_head_state``), those that are not in ``label_map``
+    are dropped, with a warning.
     """
     trained = read_trained(folder)
     if trained.weights.name != backbone:
@@ -307,6 +308,14 @@ def initial_state(
             f"init_from={str(folder)!r} is a {old.problem_type} model, the new table is {new.problem_type}."
         )
     head = dict(trained.state.head)
+    lost = [name for name in old.names if name not in new.names and old.num_outputs > 1]
+    if lost and len(lost) == old.n_classes:
+        raise ArtifactError(
+            f"init_from={str(folder)!r}: none of its classes {', '.join(old.names)} is among the new table's "
+            f"{', '.join(new.names)}. Name them alike with classes=, or start without init_from."
+        )
+    if lost:
+        _LOG.warning("The saved model's classes %s are none of the new ones: dropped.", ", ".join(lost))
     if old.num_outputs > 1 and (old.names != new.names):
         source = [old.names.index(name) if name in old.names else -1 for name in new.names]
         fresh = build_segmenter(config, new.num_outputs, weights=trained.weights, trained=True)

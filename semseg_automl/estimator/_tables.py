@@ -14,6 +14,7 @@ from semseg_automl.core.errors import DataError, suggest
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.frame import Samples, check_table
 from semseg_automl.data.images import IntensityScaling, infer_scaling
+from semseg_automl.data.known_labels import grown
 from semseg_automl.data.labels import (
     LabelMap,
     LabelScan,
@@ -57,9 +58,11 @@ def prepare_tables(
     groups: Any,
     holdout_frac: float | None,
     seed: int,
+    known: LabelMap | None = None,
 ) -> Tables:
     """Check the tables, decide the classes over all masks, split where no tuning_data is given.
 
+    ``known``: the classes of a model that goes on, which are kept where ``classes`` says nothing.
     Raises DataError with every complaint at once.
     """
     if tuning_data is None:
@@ -69,6 +72,8 @@ def prepare_tables(
     if classes is None and not isinstance(label, str) and y is None:
         classes = ["background", *label]  # a column for each class
     label_map = infer_label_map(scan, problem_type=problem_type, classes=classes, ignore_index=ignore_index)
+    if known is not None and classes is None and problem_type in (None, known.problem_type):
+        label_map = grown(known, label_map, scan)
     _log_rare_classes(scan, label_map)
     found = presence(scan, label_map)
     labels = _groups(groups, train_data, len(samples))

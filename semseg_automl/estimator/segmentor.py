@@ -162,7 +162,7 @@ class SemanticSegmentor(Looks, BaseEstimator):
             validation of a fit there that was killed, with the same hyperparameters. ``time_limit`` then
             counts all runs together; what is finished comes back at once, and nothing worse replaces it.
         init_from : path, optional
-            A saved model whose adapter and head start the training.
+            A saved model whose adapter and head start the training. Its classes are kept, new ones added.
         callbacks : iterable of callable(study, trial), optional
             Optuna's, called after each trial of the search; one that calls ``study.stop()`` ends it.
         loggers : "csv", None, Lightning logger or list of these

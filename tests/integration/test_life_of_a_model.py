@@ -269,6 +269,48 @@ def test_init_from_with_a_new_class(
         np.testing.assert_allclose(a, b, atol=0.02)
 
 
+@pytest.mark.parametrize("values", [{2: 0}, {1: 5}])
+def test_init_from_keeps_the_classes_that_the_new_table_lacks(
+    values: dict[int, int],
+    multiclass: SemanticSegmentor,
+    textures: pd.DataFrame,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two values would be another problem by themselves; new ones come behind those that are known."""
+
+    def changed(_row: int, mask: np.ndarray) -> np.ndarray:
+        return np.vectorize(lambda v: values.get(v, v), otypes=[np.uint8])(mask)
+
+    table = relabelled(textures, tmp_path / "masks", changed)
+    still = {**SMALL, "learning_rate": 1e-12, "decoder_learning_rate": 1e-12}
+    seg = tiny(tmp_path / "m", verbosity=2).fit(
+        table, hyperparameters=still, hyperparameter_tune_kwargs=None, init_from=multiclass.path_
+    )
+    assert seg.class_values_ == [0, 1, 2, *({5} & set(values.values()))]
+    assert "in no mask of this table" in caplog.text
+    for a, b in zip(multiclass.predict_proba(textures), seg.predict_proba(textures), strict=True):
+        np.testing.assert_allclose(a, b[:3] / b[:3].sum(0), atol=0.02)
+
+
+def test_classes_that_init_from_drops_are_named(
+    multiclass: SemanticSegmentor,
+    binary_textures: pd.DataFrame,
+    textures: pd.DataFrame,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = {"problem_type": "multiclass", "verbosity": 1}
+    seg = tiny(tmp_path / "m", classes=["0", "1"], **given)
+    seg.fit(binary_textures, init_from=multiclass.path_, **NO_SEARCH)
+    assert (
+        seg.classes_.tolist() == ["0", "1"] and "classes 2 are none of the new ones: dropped" in caplog.text
+    )
+    with pytest.raises(ArtifactError, match="none of its classes 0, 1, 2 is among"):
+        named = tiny(tmp_path / "n", classes=["sky", "sea", "land"], **given)
+        named.fit(textures, init_from=multiclass.path_, **NO_SEARCH)
+
+
 def test_init_from_decides_the_structure_and_says_so(
     multiclass: SemanticSegmentor,
     textures: pd.DataFrame,
@@ -289,7 +331,12 @@ def test_init_from_something_else_is_refused(
     multiclass: SemanticSegmentor, binary_textures: pd.DataFrame, textures: pd.DataFrame, tmp_path: Path
 ) -> None:
     with pytest.raises(ArtifactError, match="multiclass model, the new table is binary"):
-        tiny(tmp_path / "a").fit(binary_textures, init_from=multiclass.path_, **NO_SEARCH)
+        tiny(tmp_path / "a", problem_type="binary").fit(
+            binary_textures, init_from=multiclass.path_, **NO_SEARCH
+        )
+    black_and_white = relabelled(binary_textures, tmp_path / "masks", lambda _row, mask: mask * 255)
+    with pytest.raises(ArtifactError, match="multiclass model, the new table is binary"):
+        tiny(tmp_path / "c").fit(black_and_white, init_from=multiclass.path_, **NO_SEARCH)
     with pytest.raises(ArtifactError, match="holds no saved model"):
         tiny(tmp_path / "b").fit(textures, init_from=tmp_path / "nothing", **NO_SEARCH)
 
