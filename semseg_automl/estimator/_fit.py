@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semseg_automl.artifacts.read import require_model
+from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError, ConfigError, SemsegError, unknown_name
 from semseg_automl.core.log import get_logger
 from semseg_automl.engines.local import ENGINES
@@ -139,6 +140,7 @@ def _fit_into(
     problem, print_ = _looked_at(problem, request, budget.remaining())
     ended = earlier if earlier is not None and earlier.summary else None  # else of this very fit, killed
     request, init = _start_from(args.init_from, ended, problem.tables, request, weights.name)
+    _warn_of_few_queries(request.config, problem.tables.label_map.n_classes)
     job = _job(request, problem, init)
     before = {"import": imported, "prepare": time.monotonic() - args.started - imported}
     _LOG.info("Model folder: %s. Backbone: %s (%s).", folder, weights.name, weights.source)
@@ -153,6 +155,16 @@ def _fit_into(
         finally:
             if not files.holds_state():  # nothing that resume=True could use
                 files.close()
+
+
+def _warn_of_few_queries(config: RunConfig, n_classes: int) -> None:
+    """Say that a picture can't show all classes, since a query has one."""
+    if config.model.head == "mask_classification" and config.model.num_queries < n_classes:
+        _LOG.warning(
+            "num_queries=%d, but %d classes: a picture that shows them all needs as many queries.",
+            config.model.num_queries,
+            n_classes,
+        )
 
 
 def _looked_at(problem: _Problem, request: FitRequest, remaining: float) -> tuple[_Problem, Fingerprint]:

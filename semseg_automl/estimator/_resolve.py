@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
@@ -10,11 +11,13 @@ from typing import Any
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ConfigError, unknown_name
+from semseg_automl.core.reads import DECIDING, settled
 from semseg_automl.data.augment import OWN
 from semseg_automl.estimator._effects import check_effects
 from semseg_automl.estimator._rules import check_hyperparameter
 from semseg_automl.estimator.presets import DEFAULT_PRESET, PRESETS, Preset
 from semseg_automl.peft.registry import resolve_method
+from semseg_automl.search.configurations import completed, moved_inside
 from semseg_automl.search.request import FitRequest, TuneSettings
 from semseg_automl.search.space import Categorical, Real, Space, split_hyperparameters
 
@@ -60,11 +63,12 @@ def resolve_request(
     tune, auto = _tune_settings(tune_kwargs, preset, spaces)
     if own is not None:
         values["augment"] = _name_of(own, tune)
+    if values.get("scales") is not None and "num_experts" not in given:
+        values["num_experts"] = len(values["scales"])
     config = RunConfig().replace(**values)
-    for routing in _of_space(spaces["routing"]) if "routing" in spaces else (config.adapter.routing,):
-        # values that don't go together, such as top_k and num_experts
-        resolve_method(dataclasses.replace(config.adapter, routing=routing))
-    check_effects(config, fixed, spaces)
+    _check_together(config, spaces)
+    check_effects(config, values, fixed, spaces)
+    config = moved_inside(config, spaces)
     return FitRequest(
         config=config,
         given=frozenset(fixed if preset.search else values) | (frozenset(values) - {"max_epochs"}),
@@ -110,6 +114,29 @@ def _check_values(values: Mapping[str, Any], spaces: Mapping[str, Space]) -> Non
     for key, space in spaces.items():
         for value in _of_space(space):
             check_hyperparameter(key, value)
+
+
+_TIED = ("adapter", "routing", "targets", "num_experts", "scales", "top_k", "qkv", "side_checkpoint")
+"""Names whose values must go together."""
+
+
+def _check_together(config: RunConfig, spaces: Mapping[str, Space]) -> None:
+    """Raise ConfigError where values don't go together, in the configuration or in a trial of the search.
+
+    Where methods are searched, what one of them does not read is left out for it.
+    """
+    tied = {name: _of_space(spaces[name]) for name in _TIED if name in spaces}
+    for values in itertools.product(*tied.values()):
+        combination = dict(zip(tied, values, strict=True))
+        found = completed(config.replace(**combination), spaces)
+        found = found if tied.keys().isdisjoint(DECIDING) else settled(found)
+        try:
+            resolve_method(found.adapter)
+        except ConfigError as error:
+            if not combination:
+                raise
+            where = ", ".join(f"{name}={value!r}" for name, value in combination.items())
+            raise ConfigError(f"The search would come to {where}, which can't be: {error}") from error
 
 
 def _of_space(space: Space) -> tuple[Any, ...]:

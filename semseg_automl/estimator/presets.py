@@ -33,11 +33,9 @@ PRESETS: dict[str, Preset] = {
     "conv_lora_paper": Preset(
         hyperparameters={
             "adapter": "conv_lora",
-            "num_experts": 8,
-            "scales": (1, 2, 3, 4, 5, 6, 7, 8),
+            "num_experts": 8,  # of scales 1 to 8, at q, k and v, as by default
             "routing": "learned",
             "top_k": 1,
-            "targets": ("q", "k", "v"),
             "balance_weight": "auto",  # 1.0 binary, 2.0 multi-class
             "optimizer": "adam",
             "learning_rate": 1e-4,

@@ -29,6 +29,10 @@ def given(**hyperparameters: Any) -> FitRequest:
         ({"adapter": "lora", "balance_weight": 2.0}, ["balance_weight"]),
         ({"top_k": 1}, ["top_k"]),  # the default's own value, as in a dictionary of all
         ({"routing": ["dense", "compat"], "prompt_depth": "deep"}, ["prompt_depth"]),
+        ({"num_queries": 8}, ["num_queries"]),
+        ({"image_size": 64, "class_crops": 0.5}, ["class_crops"]),
+        ({"image_size": [64, 96], "class_crops": 0.5}, ["class_crops"]),
+        ({"small_share": 0.0, "small_scale": 0.5}, ["small_scale"]),
     ],
 )
 def test_what_changes_nothing_is_said(
@@ -50,6 +54,9 @@ def test_what_changes_nothing_is_said(
         {"adapter": ["bitfit", "conv_lora"], "routing": ["dense", "learned"], "top_k": [1, 2]},
         {"adapter": "decoder_only", "learning_rate": 1e-3},  # of a timm encoder's neck
         {"adapter": "vpt", "targets": None},  # undoes a preset's
+        {"head": ["semantic", "mask_classification"], "num_queries": [4, 8]},
+        {"class_crops": 0.5, "small_scale": 0.5},  # the planner may take crops
+        {"image_size": 128, "crop_size": 64, "class_crops": 0.5},
     ],
 )
 def test_what_some_trial_reads_is_not(
@@ -70,6 +77,8 @@ def test_what_some_trial_reads_is_not(
         ({"routing": "compat", "nonlinearity": ["none", "gelu"]}, "nonlinearity .* and routing='compat'"),
         ({"top_k": 2}, "top_k has no effect .* add routing='learned'"),
         ({"routing": "dense", "top_k": [1, 2]}, "top_k has no effect .* add routing='learned'"),
+        ({"num_queries": [4, 8]}, "search over num_queries .* no effect with head='semantic'"),
+        ({"crop_size": None, "class_crops": [0.1, 0.9]}, "class_crops .* with whole pictures"),
     ],
 )
 def test_a_search_that_repeats_itself_is_refused(hyperparameters: dict[str, Any], text: str) -> None:

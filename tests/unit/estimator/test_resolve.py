@@ -74,8 +74,8 @@ def test_conv_lora_paper_field_by_field() -> None:
     adapter, optim, model = request.config.adapter, request.config.optim, request.config.model
     assert request.tune is None and not request.spaces  # nothing is searched
     assert adapter.adapter == "conv_lora"
-    assert adapter.num_experts == 8 and adapter.scales == (1, 2, 3, 4, 5, 6, 7, 8) and adapter.top_k == 1
-    assert adapter.targets == ("q", "k", "v") and adapter.placement == "all"
+    assert adapter.num_experts == 8 and adapter.scales is None and adapter.top_k == 1  # of scales 1 to 8
+    assert adapter.targets is None and adapter.placement == "all"  # conv_lora's own: q, k, v
     assert adapter.rank == 3 and adapter.alpha == 32.0  # released code
     assert optim.optimizer == "adam"
     assert optim.learning_rate == optim.decoder_learning_rate == 1e-4 and optim.weight_decay == 1e-4
@@ -154,6 +154,9 @@ def test_every_hyperparameter_has_a_rule() -> None:
         ("balance_weight", "big"),
         ("image_size", 16),
         ("image_size", (64, 64, 3)),
+        ("image_size", (64,)),
+        ("rank", 10**7),
+        ("num_queries", 4097),
         ("image_size", 64.0),
         ("crop_size", (64, 8)),
         ("scales", (1, 0)),
@@ -204,7 +207,57 @@ def test_values_that_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match="use qkv='fused'"):
         resolve(hyperparameters={"routing": ["dense", "compat"], "qkv": "separate"})
     with pytest.raises(ConfigError, match="scales must be num_experts"):
-        resolve(hyperparameters={"scales": [1, 2]})
+        resolve(hyperparameters={"scales": [1, 2], "num_experts": 4})
+    with pytest.raises(ConfigError, match=r"come to num_experts=2, which can't be: top_k must lie in 1"):
+        resolve(hyperparameters={"routing": "learned", "num_experts": [2, 8], "top_k": 4})
+    with pytest.raises(ConfigError, match=r"adapter='adapter', which can't be.* at q, v"):
+        resolve(hyperparameters={"adapter": ["lora", "adapter"], "targets": ("q", "v")})
+    with pytest.raises(ConfigError, match="come to routing='compat', qkv='separate'"):
+        resolve(hyperparameters={"routing": ["dense", "compat"], "qkv": ["separate", "fused"]})
+
+
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [
+        {"adapter": ["lora", "vpt"], "targets": ("q", "v")},  # vpt has no targets: left out for it
+        {"adapter": ["lst", "lora"], "side_checkpoint": "side.safetensors"},
+        {"adapter": ["conv_lora", "vpt"], "routing": ["dense", "learned"], "top_k": Int(1, 2)},
+        {"targets": [None, ["q", "v"]]},
+        {"scales": [None, [1, 2]]},
+        {"targets": Categorical(["q", "v"], ["proj"])},
+    ],
+)
+def test_values_that_some_trials_leave_out_go_together(hyperparameters: dict[str, Any]) -> None:
+    assert resolve(hyperparameters=hyperparameters).spaces
+
+
+def test_experts_follow_the_scales_that_are_given() -> None:
+    assert resolve(hyperparameters={"scales": [1, 2]}).config.adapter.num_experts == 2
+    assert resolve(hyperparameters={"scales": [[1, 2], [1, 2, 4]]}).config.adapter.num_experts == 2
+
+
+def test_the_paper_preset_gives_way(caplog: pytest.LogCaptureFixture) -> None:
+    for changes in ({"num_experts": 4}, {"num_experts": [4, 8]}, {"scales": [1, 2]}, {"adapter": "adapter"}):
+        resolve(presets="conv_lora_paper", hyperparameters=changes)
+    for adapter in ADAPTERS:
+        assert resolve(presets="conv_lora_paper", hyperparameters={"adapter": adapter})
+
+
+def test_the_search_begins_inside_of_its_space() -> None:
+    request = resolve(hyperparameters={"adapter": ["vpt", "lora"], "rank": [2, 4]})
+    assert request.config.adapter.adapter == "vpt" and request.config.adapter.rank == 4
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = {"rank": np.int64(4), "learning_rate": np.float32(0.5), "image_size": np.array([64, 96])}
+    config = resolve(hyperparameters={**given, "num_experts": np.arange(2, 5)}).config
+    assert (config.adapter.rank, config.optim.learning_rate) == (4, 0.5)
+    assert type(config.adapter.rank) is int and type(config.optim.learning_rate) is float
+    spaces = resolve(
+        hyperparameters={"num_experts": list(np.arange(2, 5)), "rank": Int(*np.array([2, 4]))}
+    ).spaces
+    assert spaces == {"num_experts": Categorical(2, 3, 4), "rank": Int(2, 4)}
+    assert json.dumps([vars(spaces["rank"])])
 
 
 @pytest.mark.parametrize(
