@@ -239,6 +239,11 @@ def probabilities(logits: Tensor) -> Tensor:
     return logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)
 
 
+def against_the_rest(logits: Tensor) -> Tensor:
+    """Logits whose sigmoids are the softmax of ``logits`` (B, C, H, W), float32, within +-16; C > 1."""
+    return torch.logit(logits.float().softmax(1), eps=1e-7)
+
+
 def _safe(target: Tensor, classes: int) -> Tensor:
     """Indices for ``gather``: ignored pixels (masked out elsewhere) point at channel 0."""
     return torch.zeros_like(target) if classes == 1 else torch.where(target == IGNORE, 0, target)

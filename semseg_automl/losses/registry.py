@@ -32,6 +32,9 @@ LOSSES: dict[str, Loss] = {
     "cl_dice": ce_cl_dice,
 }
 
+ONE_VS_REST = frozenset({"structure", "structure_compat", "bce_dice"})
+"""Losses that take a sigmoid of each class's logit, whatever the number of classes."""
+
 DEFAULT_LOSS: dict[str, str] = {"binary": "structure", "multiclass": "ce_dice"}
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semseg_automl.core.config import RunConfig
+from semseg_automl.losses.functional import against_the_rest
 from semseg_automl.losses.matching import matching_loss
-from semseg_automl.losses.registry import resolve_loss
+from semseg_automl.losses.registry import ONE_VS_REST, resolve_loss
 from semseg_automl.models.decoder import MaskClassificationHead
 from semseg_automl.models.segmenter import Segmenter
 from semseg_automl.peft.inject import collect_balance_loss
@@ -42,7 +43,10 @@ class StepLosses:
     ) -> None:
         self.segmenter = segmenter
         self.loss = resolve_loss(config.optim.loss, problem_type)
-        self.matched = config.optim.loss == "auto" and isinstance(segmenter.decoder, MaskClassificationHead)
+        scored = isinstance(segmenter.decoder, MaskClassificationHead)
+        self.matched = config.optim.loss == "auto" and scored
+        # that head's logits are logarithms of scores: their softmax has a meaning, their sigmoids have none
+        self.odds = scored and problem_type == "multiclass" and config.optim.loss in ONE_VS_REST
         weight = config.optim.balance_weight
         weight = BALANCE_WEIGHTS[problem_type] if weight == "auto" else float(weight)
         self.balance_weight = weight * config.optim.balance_scale
@@ -68,4 +72,5 @@ class StepLosses:
         logits = self.segmenter(images)
         # (B, K, H/4, W/4) -> (B, K, H, W)
         logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        logits = against_the_rest(logits) if self.odds else logits
         return self.loss(logits, masks, class_weights=weights)
