@@ -1,12 +1,15 @@
 """From the folders that each data set is published in to tables with columns image and label.
 
 A reader takes the unpacked folder and answers {"train": ..., "val": ..., test name: ...}; "val" is missing
-where none is published. Pictures without a mask, and folders without pictures, are errors: nothing is skipped
-silently.
+where none is published. Pictures without a mask, two files of one name, and folders without pictures are
+errors. Masks without a picture (some sets have such) are named in a warning; hidden files, and files of other
+kinds, are none of the set's.
 """
 
 from __future__ import annotations
 
+import unicodedata
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -34,22 +37,37 @@ def pairs(
     Raises
     ------
     LayoutError
-        A folder is missing or without pictures, or a picture has no mask.
+        A folder is missing or without pictures, a picture has no mask, or two files differ in their suffix.
     """
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise LayoutError(f"There is no folder {folder}.")
-    found = sorted(p for p in images.iterdir() if p.suffix.lower() in PICTURES)
-    found = [p for p in found if not (skip and p.stem.endswith(skip))]
-    by_stem = {p.stem: p for p in masks.iterdir() if p.suffix.lower() in PICTURES}
-    alone = [p.name for p in found if name(p.stem) not in by_stem]
+    found, labels = _by_stem(images, skip), _by_stem(masks)
     if not found:
         raise LayoutError(f"{images}: no pictures.")
+    alone = [path.name for stem, path in found.items() if name(stem) not in labels]
     if alone:
         raise LayoutError(f"{images}: {len(alone)} pictures without a mask in {masks} (first: {alone[0]}).")
+    lonely = sorted(labels.keys() - {name(stem) for stem in found})
+    if lonely:
+        first = labels[lonely[0]].name
+        warnings.warn(f"{masks}: {len(lonely)} masks without a picture (first: {first})", stacklevel=2)
     return pd.DataFrame(
-        {"image": [str(p) for p in found], "label": [str(by_stem[name(p.stem)]) for p in found]}
+        {"image": [str(p) for p in found.values()], "label": [str(labels[name(stem)]) for stem in found]}
     )
+
+
+def _by_stem(folder: Path, skip: str = "") -> dict[str, Path]:
+    """Name without suffix, in one form of Unicode, -> file, in the order of the names."""
+    if not folder.is_dir():
+        raise LayoutError(f"There is no folder {folder}.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = unicodedata.normalize("NFC", path.stem)
+        hidden = path.name.startswith(".")
+        if hidden or path.suffix.lower() not in PICTURES or (skip and stem.endswith(skip)):
+            continue
+        if stem in found:
+            raise LayoutError(f"{folder}: which of {found[stem].name} and {path.name} is the set's?")
+        found[stem] = path
+    return found
 
 
 def either(folder: Path, *names: str) -> Path:
@@ -108,6 +126,8 @@ def sbu(folder: Path) -> Tables:
 def leaf_disease(folder: Path) -> Tables:
     """images/ and masks/, 588 pictures. No split is published: a seeded one here, 15 % for the test."""
     table = pairs(_images(folder), _masks(folder))
+    if len(table) < 2:
+        raise LayoutError(f"{folder}: one picture can't be split.")
     table = table.sample(frac=1.0, random_state=0, ignore_index=True)
     n_test = max(1, round(0.15 * len(table)))
     return {"train": table[n_test:].reset_index(drop=True), "test": table[:n_test]}
@@ -154,6 +174,8 @@ def csv_tables(folder: Path) -> Tables:
         if not path.is_file():
             raise LayoutError(f"There is no file {path}.")
         table = pd.read_csv(path)
+        if lacking := {"image", "label"} - set(table.columns):
+            raise LayoutError(f"{path} has no column {' and no '.join(sorted(lacking))}.")
         tables[split] = table.assign(**{c: [str(folder / p) for p in table[c]] for c in ("image", "label")})
     return tables
 

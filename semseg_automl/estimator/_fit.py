@@ -14,6 +14,7 @@ from semseg_automl.artifacts.read import require_model
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError, ConfigError, SemsegError, unknown_name
 from semseg_automl.core.log import get_logger
+from semseg_automl.data.images import network_channels
 from semseg_automl.engines.local import ENGINES
 from semseg_automl.estimator import _store
 from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper, telling_what_is_kept
@@ -307,7 +308,8 @@ def _start_from(
     source = init_from if earlier is None else earlier.folder
     if source is None:
         return request, None
-    init, config = _store.initial_state(source, tables.label_map, request.config, backbone)
+    channels = network_channels(tables.scaling)
+    init, config = _store.initial_state(source, tables.label_map, request.config, backbone, channels)
     structural = frozenset(vars(config.adapter)) | {"head", "num_queries"}
     old, new = request.config.flat(), config.flat()
     overruled = sorted(k for k in structural & request.given if old[k] != new[k])

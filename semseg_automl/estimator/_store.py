@@ -282,7 +282,7 @@ def read_summary(folder: str | os.PathLike[str]) -> tuple[list[ModelRow], dict[s
 
 
 def initial_state(
-    folder: str | os.PathLike[str], label_map: LabelMap, config: RunConfig, backbone: str
+    folder: str | os.PathLike[str], label_map: LabelMap, config: RunConfig, backbone: str, channels: int
 ) -> tuple[ModelState, RunConfig]:
     """A saved model's tensors as the start of a new training, and the configuration they need.
 
@@ -295,6 +295,11 @@ def initial_state(
         raise ArtifactError(
             f"init_from={str(folder)!r} was trained on the backbone {trained.weights.name!r}, not "
             f"{backbone!r}. Pass the same backbone."
+        )
+    its_channels = network_channels(trained.scaling)
+    if its_channels != channels:
+        raise ArtifactError(
+            f"init_from={str(folder)!r} takes pictures of {its_channels} channels, these have {channels}."
         )
     structural = {
         **vars(trained.config.adapter),

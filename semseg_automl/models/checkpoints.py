@@ -16,7 +16,7 @@ import torch
 
 from semseg_automl.core.errors import ConfigError, WeightsError
 from semseg_automl.core.log import get_logger
-from semseg_automl.models.encoders.timm_vit import cached_by_timm
+from semseg_automl.models.encoders.timm_vit import cached_by_timm, check_name
 from semseg_automl.models.weights_fetch import fetch
 from semseg_automl.models.weights_files import SUFFIXES, read_weights, tensor_sha256
 from semseg_automl.models.weights_layout import check_layout, detect_backbone
@@ -169,9 +169,11 @@ def named_backbone(backbone: str | os.PathLike[str]) -> BackboneSpec | None:
     WeightsError
         A path where no file is.
     ConfigError
-        An unknown name.
+        An unknown name, also one that timm does not have or that is no plain ViT there.
     """
     text = os.fspath(backbone)
+    if text.startswith(TIMM) and text != TIMM:
+        check_name(text.removeprefix(TIMM))
     if text in BACKBONES:
         return BACKBONES[text]
     path = Path(text).expanduser()

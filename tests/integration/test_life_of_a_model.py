@@ -17,6 +17,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.base import clone
 
 from semseg_automl import SemanticSegmentor
@@ -339,6 +340,22 @@ def test_init_from_something_else_is_refused(
         tiny(tmp_path / "c").fit(black_and_white, init_from=multiclass.path_, **NO_SEARCH)
     with pytest.raises(ArtifactError, match="holds no saved model"):
         tiny(tmp_path / "b").fit(textures, init_from=tmp_path / "nothing", **NO_SEARCH)
+
+
+def test_init_from_pictures_of_other_channels_is_refused(
+    multiclass: SemanticSegmentor, textures: pd.DataFrame, tmp_path: Path
+) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is in the extra [tiff]")
+    paths = []
+    for i, image in enumerate(textures["image"][:6]):
+        rgb = np.asarray(Image.open(image))
+        paths.append(str(tmp_path / f"{i}.tif"))
+        five = np.concatenate([rgb, rgb[..., :2]], axis=2)
+        tifffile.imwrite(paths[-1], five, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ArtifactError, match="takes pictures of 3 channels, these have 5"):
+        tiny(tmp_path / "m").fit(
+            textures.head(6).assign(image=paths), init_from=multiclass.path_, **NO_SEARCH
+        )
 
 
 def test_a_folder_with_a_model_is_not_overwritten(

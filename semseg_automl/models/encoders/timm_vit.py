@@ -15,6 +15,7 @@ be there (:attr:`Site.plain_mlp`).
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,21 +197,34 @@ def create(name: str) -> nn.Module:
     """
     import timm
 
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
-        hint = f" Near it: {', '.join(near)}." if near else ""
-        raise ConfigError(f"backbone='timm:{name}': timm {timm.__version__} has no model {name!r}.{hint}")
-    entry = timm.model_entrypoint(name)
-    family = entry.__module__.rsplit(".", 1)[-1]
+    check_name(name)
+    vit = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+    _check_plain(name, vit)
+    return vit
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError where timm has no such model or weights, or the model is of another family."""
+    import timm
+
+    arch, _, tag = name.partition(".")
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(module="vision_transformer"), n=3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ConfigError(f"backbone='timm:{name}': timm {timm.__version__} has no model {arch!r}.{hint}")
+    family = timm.model_entrypoint(arch).__module__.rsplit(".", 1)[-1]
     if family != "vision_transformer":
         raise ConfigError(
             f"backbone='timm:{name}': timm's {family} is no plain ViT "
             f"({_WHY.get(family, 'another design')}). Use one of timm's vision_transformer, such as "
             "timm:vit_small_patch16_224 or timm:vit_small_patch14_reg4_dinov2."
         )
-    vit = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
-    _check_plain(name, vit)
-    return vit
+    known = [full.partition(".")[2] for full in timm.list_pretrained(f"{arch}.*")]
+    if tag and tag not in known:
+        raise ConfigError(
+            f"backbone='timm:{name}': timm {timm.__version__} has no weights {tag!r} of {arch!r}, but "
+            f"{', '.join(known) or 'none at all'}."
+        )
 
 
 _WHY = {

@@ -127,6 +127,33 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         READERS["leaf_disease"](tmp_path)
 
 
+def test_what_macs_leave_behind_is_none_of_the_set(tmp_path: Path) -> None:
+    generate(tmp_path, [("images", "masks", ".PNG", "{}.png")], count=3, first=0)
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "._images_000.png").write_bytes(b"resource fork")
+        (tmp_path / folder / ".DS_Store").write_bytes(b"x")
+    picture(tmp_path / "images" / "cafe\u0301.png", 0)  # decomposed there, composed here
+    picture(tmp_path / "masks" / "caf\u00e9.png", 0, mask=True)
+    assert len(pairs(tmp_path / "images", tmp_path / "masks")) == 4
+
+
+def test_two_files_of_one_name_are_not_chosen_from(tmp_path: Path) -> None:
+    generate(tmp_path, [("images", "masks", ".png", "{}.png")], count=2, first=0)
+    picture(tmp_path / "masks" / "tmp_000.png", 1, mask=True)
+    with pytest.warns(UserWarning, match=r"1 masks without a picture \(first: tmp_000.png\)"):
+        assert len(pairs(tmp_path / "images", tmp_path / "masks")) == 2
+    stem = next((tmp_path / "images").iterdir()).stem
+    picture(tmp_path / "masks" / f"{stem}.tif", 1, mask=True)
+    with pytest.raises(LayoutError, match=rf"which of {stem}.png and {stem}.tif"):
+        pairs(tmp_path / "images", tmp_path / "masks")
+
+
+def test_tables_without_their_columns_are_said(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("picture,label\na.png,b.png\n")
+    with pytest.raises(LayoutError, match="has no column image"):
+        READERS["csv_tables"](tmp_path)
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_is_well_described(name: str) -> None:
     spec = SETS[name]

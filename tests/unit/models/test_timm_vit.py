@@ -170,6 +170,8 @@ def test_the_neck_is_trained_and_stored_with_every_adapter() -> None:
         ("samvit_base_patch16", "use sam_vit_b"),
         ("vit_small_patch16_dinov3", "rotary"),
         ("no_such_vit", "no model"),
+        ("vit_tinny_patch16_224", "Did you mean 'vit_tiny_patch16_224'"),
+        ("vit_tiny_patch16_224.nope", "no weights 'nope' .* but augreg_in21k"),
         ("vit_large_patch14_xp_224", "not those of a plain ViT"),  # attention and MLP in one block, parallel
         ("vit_small_patch16_18x2_224", "not those of a plain ViT"),  # two attentions a block
         ("vit_dpwee_patch16_reg1_gap_256", "not those of a plain ViT"),
@@ -181,6 +183,12 @@ def test_the_neck_is_trained_and_stored_with_every_adapter() -> None:
 def test_other_models_are_refused_with_the_reason(name: str, message: str) -> None:
     with torch.device("meta"), pytest.raises(ConfigError, match=message):
         timm_vit.create(name)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "timm:vit_tinny_patch16_224"])
+def test_names_are_judged_before_weights_are_looked_for(name: str) -> None:
+    with pytest.raises(ConfigError):
+        resolve_weights(name)
 
 
 @pytest.mark.parametrize("name", ["vit_giant_patch14_dinov2", "beit3_base_patch16_224"])
