@@ -142,8 +142,8 @@ def test_a_huge_file_is_not_read(saved: Path, shapes: bool) -> None:
             "timm:hf-hub",
         ),
         (lambda m: m["config"].update(rank=4), TensorError, "shape of"),
-        (lambda m: m["config"].update(rank=10**9), ArtifactError, "describes no model"),
-        (lambda m: m["config"].update(rank=10**30), ArtifactError, "describes no model|can't be used"),
+        (lambda m: m["config"].update(rank=10**9), ArtifactError, "from 1 to 4096"),
+        (lambda m: m["config"].update(rank=10**30), ArtifactError, "from 1 to 4096"),
         (lambda m: m["config"].update(num_experts=10**9), ArtifactError, "from 1 to 64"),
         (lambda m: m["config"].update(scales=[1, 10**9]), ArtifactError, "from 1 to 64"),
         (lambda m: m["config"].update(image_size=10**9), ArtifactError, "16384 pixels"),
@@ -177,10 +177,10 @@ def test_a_file_that_a_configuration_names_is_not_opened_for_a_trained_model(tmp
 
 
 def test_more_memory_than_is_free(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = Hardware(cores=1, memory=None, memory_available=2**30, disk_free=0)
+    free = Hardware(cores=1, memory=None, memory_available=2**29, disk_free=0)
     monkeypatch.setattr(_manifest, "detect", lambda: free)
-    reseal(saved, lambda m: m["config"].update(rank=5000))
-    check(saved, ArtifactError, r"takes about \d+\.\d GiB to load, 1\.0 GiB of memory are free")
+    reseal(saved, lambda m: m["config"].update(rank=4096))
+    check(saved, ArtifactError, r"takes about \d+\.\d GiB to load, 0\.5 GiB of memory are free")
 
 
 def test_a_model_that_computes_something_else(saved: Path) -> None:
