@@ -2,43 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.log import get_logger
-from semseg_automl.data.label_map import LabelMap
-from semseg_automl.data.labels import palette_of
-from semseg_automl.data.masks import LabelScan
+from semseg_automl.data.label_map import LabelMap, as_value
+from semseg_automl.data.masks import LabelScan, Value
 
 _log = get_logger("data")
 
 
-def grown(known: LabelMap, found: LabelMap, scan: LabelScan) -> LabelMap:
-    """The classes of ``known``, in their order, then those of ``found`` that it lacks.
+def grown(known: LabelMap, scan: LabelScan, ignore_index: Any, infer: Callable[[], LabelMap]) -> LabelMap:
+    """The classes of ``known``, in their order, then those that the masks of ``scan`` show besides.
 
-    ``found`` is what the masks of ``scan`` hold by themselves. It is the answer where the two can't be one: a
-    binary model, colours beside integers, or two values (a thing and its background) that ``known`` does not
-    have both.
+    ``infer()`` is what the masks are by themselves. It is the answer where the two can't be one: colours
+    beside integers, other values than a binary model's, or two values (a thing and its background) that
+    ``known`` does not have both.
+
+    Raises
+    ------
+    ConfigError
+        ``ignore_index`` is a class of ``known``.
     """
-    of_two = found.problem_type == "binary" and not set(found.values) <= set(known.class_of)
-    if known.problem_type == "binary" or known.colours != found.colours or of_two:
-        return found
-    spoken_of = {*known.class_of, known.ignore}
-    new = [(v, n) for v, n in zip(found.values, found.names, strict=True) if v not in spoken_of]
-    ignore = found.ignore if known.ignore is None and found.ignore not in known.class_of else known.ignore
-    values = (*known.values, *(value for value, _ in new))
-    names = (*known.names, *(name for _, name in new))
-    absent = [name for value, name in zip(known.values, known.names, strict=True) if value not in scan.pixels]
-    if absent or new:
-        _log.info(
-            "The saved model's classes go on: %s%s%s.",
-            ", ".join(known.names),
-            f"; new: {', '.join(names[known.n_classes :])}" if new else "",
-            f"; in no mask of this table: {', '.join(absent)}" if absent else "",
+    asked = not isinstance(ignore_index, str)
+    ignore = known.ignore if not asked else None if ignore_index is None else as_value(ignore_index)
+    if ignore in known.class_of:
+        raise ConfigError(
+            f"ignore_index={ignore_index!r} is a class of the saved model. Say with classes= which classes "
+            "there are."
         )
-    return replace(
-        known,
-        values=values,
-        names=names,
-        ignore=ignore,
-        palette=palette_of(scan, [*values, ignore]) or known.palette,
+    values, of_black_and_white = set(scan.values) - {ignore}, set(scan.values) == {0, 255}
+    if of_black_and_white and known.ignore == 255 and not asked:
+        return infer()  # else no pixel of a thing would be left
+    if values and values <= set(known.class_of):
+        return _told(replace(known, ignore=ignore, palette=_palette(known, scan)), known, scan)
+    found = infer()
+    if known.problem_type == found.problem_type == "binary":
+        return replace(found, names=known.names)
+    if "binary" in (known.problem_type, found.problem_type) or known.colours != found.colours:
+        return found
+    if asked or (ignore is None and found.ignore not in known.class_of):
+        ignore = found.ignore
+    new = [v for v in found.values if v not in known.class_of and v != ignore]
+    names = (*known.names, *(_free(found.names[found.values.index(v)], v, known) for v in new))
+    both = replace(known, values=(*known.values, *new), names=names, ignore=ignore)
+    return _told(replace(both, palette=_palette(known, scan)), known, scan)
+
+
+def _free(name: str, value: Value, known: LabelMap) -> str:
+    """A new class's name, other than those that are taken."""
+    return f"{name} (value {value})" if name in known.names else name
+
+
+def _palette(known: LabelMap, scan: LabelScan) -> tuple[int, ...] | None:
+    """The model's colours, and those of the masks for values beyond them."""
+    own, theirs = known.palette or (), scan.palette or ()
+    return (*own, *theirs[len(own) :]) or None
+
+
+def _told(label_map: LabelMap, known: LabelMap, scan: LabelScan) -> LabelMap:
+    """The label map, logged."""
+    names = label_map.names[known.n_classes :]
+    absent = [n for v, n in zip(known.values, known.names, strict=True) if v not in scan.pixels]
+    _log.info(
+        "The saved model's classes go on: %s%s%s.",
+        ", ".join(known.names),
+        f"; new: {', '.join(names)}" if names else "",
+        f"; in no mask of this table: {', '.join(absent)}" if absent else "",
     )
+    return label_map

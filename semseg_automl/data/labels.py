@@ -139,7 +139,7 @@ def infer_label_map(
         values=tuple(values),
         ignore=ignore,
         merged=tuple((value, k) for value, k in merged if value != ignore),
-        palette=palette_of(scan, [*values, ignore]),
+        palette=_palette(scan, [*values, ignore]),
     )
     _announce(label_map)
     return label_map
@@ -224,7 +224,7 @@ def _from_mapping(
     return values, names, tuple((value, k) for value, k in merged if value not in values)
 
 
-def palette_of(scan: LabelScan, values: Sequence[Value | None]) -> tuple[int, ...] | None:
+def _palette(scan: LabelScan, values: Sequence[Value | None]) -> tuple[int, ...] | None:
     """The masks' palette, as far as the values that are written need it."""
     largest = max((v for v in values if isinstance(v, int)), default=256)
     if scan.palette is None or largest > 255:

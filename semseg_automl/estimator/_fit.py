@@ -15,6 +15,7 @@ from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError, ConfigError, SemsegError, unknown_name
 from semseg_automl.core.log import get_logger
 from semseg_automl.data.images import network_channels
+from semseg_automl.data.labels import LabelMap
 from semseg_automl.engines.local import ENGINES
 from semseg_automl.estimator import _store
 from semseg_automl.estimator._keeper import Earlier, Fitted, Keeper, telling_what_is_kept
@@ -103,13 +104,21 @@ def _prepare(seg: SemanticSegmentor, args: FitArguments) -> _Problem:
         groups=args.groups,
         holdout_frac=args.holdout_frac,
         seed=seg.random_state,
-        known=None if args.init_from is None else _store.read_trained(args.init_from).label_map,
+        known=_known_classes(seg, args),
     )
     metric = resolve_metric(seg.eval_metric, tables.label_map.problem_type).name
     weights = resolve_weights(_backbone(seg, devices))
     folder = _store.choose_folder(seg.path, resume=args.resume, is_clone=getattr(seg, "_is_clone", False))
     _LOG.info("Device: %s.", devices)
     return _Problem(tables=tables, metric=metric, weights=weights, devices=devices, folder=folder)
+
+
+def _known_classes(seg: SemanticSegmentor, args: FitArguments) -> LabelMap | None:
+    """Classes of the saved model that goes on, of which a table may show a part."""
+    if args.resume and seg.path is not None and _store.holds_model(seg.path):
+        model = _store.read_trained(seg.path)
+        return model.label_map if model.info.get("goes_on") else None
+    return None if args.init_from is None else _store.read_trained(args.init_from).label_map
 
 
 def _fit_into(
@@ -145,7 +154,9 @@ def _fit_into(
     job = _job(request, problem, init)
     before = {"import": imported, "prepare": time.monotonic() - args.started - imported}
     _LOG.info("Model folder: %s. Backbone: %s (%s).", folder, weights.name, weights.source)
-    keeper = _keeper(problem, {"preset": request.preset, "tta": job.tta, **_columns(seg)}, earlier)
+    goes_on = args.init_from is not None or (earlier is not None and earlier.model.info.get("goes_on", False))
+    facts = {"preset": request.preset, "tta": job.tta, "goes_on": goes_on, **_columns(seg)}
+    keeper = _keeper(problem, facts, earlier)
     stop, log = Interrupt(), FitLog(check_loggers(args.loggers), folder)
     with _held_back(stop):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -66,7 +66,7 @@ def resolve_request(
     if values.get("scales") is not None and "num_experts" not in given:
         values["num_experts"] = len(values["scales"])
     config = RunConfig().replace(**values)
-    _check_together(config, spaces)
+    _check_together(config, spaces, given)
     check_effects(config, values, fixed, spaces)
     config = moved_inside(config, spaces)
     return FitRequest(
@@ -120,15 +120,17 @@ _TIED = ("adapter", "routing", "targets", "num_experts", "scales", "top_k", "qkv
 """Names whose values must go together."""
 
 
-def _check_together(config: RunConfig, spaces: Mapping[str, Space]) -> None:
+def _check_together(config: RunConfig, spaces: Mapping[str, Space], given: Container[str]) -> None:
     """Raise ConfigError where values don't go together, in the configuration or in a trial of the search.
 
-    Where methods are searched, what one of them does not read is left out for it.
+    Where methods are searched, what one of them does not read is left out for it. The number of experts that
+    the user has ``given`` follows no scales.
     """
     tied = {name: _of_space(spaces[name]) for name in _TIED if name in spaces}
     for values in itertools.product(*tied.values()):
         combination = dict(zip(tied, values, strict=True))
-        found = completed(config.replace(**combination), spaces)
+        found = config.replace(**combination)
+        found = found if "num_experts" in given else completed(found, spaces)
         found = found if tied.keys().isdisjoint(DECIDING) else settled(found)
         try:
             resolve_method(found.adapter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,11 @@ def prepare_tables(
     scan = scan_masks(samples.masks or (), index=list(samples.index))
     if classes is None and not isinstance(label, str) and y is None:
         classes = ["background", *label]  # a column for each class
-    label_map = infer_label_map(scan, problem_type=problem_type, classes=classes, ignore_index=ignore_index)
-    if known is not None and classes is None and problem_type in (None, known.problem_type):
-        label_map = grown(known, label_map, scan)
+    infer = partial(
+        infer_label_map, scan, problem_type=problem_type, classes=classes, ignore_index=ignore_index
+    )
+    goes_on = known is not None and classes is None and problem_type in (None, known.problem_type)
+    label_map = grown(known, scan, ignore_index, infer) if known is not None and goes_on else infer()
     _log_rare_classes(scan, label_map)
     found = presence(scan, label_map)
     labels = _groups(groups, train_data, len(samples))

@@ -186,7 +186,8 @@ def to_png_image(mask: np.ndarray, palette: Sequence[int] | None = None) -> Imag
     """8-bit grey (or palette), 16-bit grey or RGB picture of a mask, by its shape and largest value."""
     picture = Image.fromarray(_png_values(mask))
     if palette is not None and picture.mode == "L":
-        picture.putpalette(list(palette))  # the pixels stay, as indices
+        # the pixels stay, as indices; a shorter palette would be saved with fewer bits than they need
+        picture.putpalette(bytes(palette).ljust(3 * 256, b"\0"))
     return picture
 
 

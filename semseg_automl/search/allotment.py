@@ -52,7 +52,7 @@ def may_pause(request: FitRequest) -> bool:
     return free and "full" not in adapters
 
 
-def numbers_of_looks(config: RunConfig, spaces: dict[str, Space]) -> tuple[int, ...]:
+def numbers_of_looks(request: FitRequest, config: RunConfig, spaces: dict[str, Space]) -> tuple[int, ...]:
     """How many configurations should be looked at where time is short, or else how few.
 
     The default, the library's own values (if they differ) and each method that is a choice; or the first
@@ -62,7 +62,7 @@ def numbers_of_looks(config: RunConfig, spaces: dict[str, Space]) -> tuple[int, 
     own = moved_inside(config.replace(**{name: known_good[name] for name in spaces}), spaces)
     methods, first = spaces.get("adapter"), 1 if own == config else 2
     others = len(methods.choices) - 1 if isinstance(methods, Categorical) else 0
-    most = number_of(config, spaces)
+    most = most_trials(request, config, spaces)
     return tuple(int(min(most, first + more)) for more in (max(1, others), 1))
 
 

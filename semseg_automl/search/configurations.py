@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,8 @@ def inside(value: Any, space: Space) -> bool:
     """Whether a space holds a value."""
     if isinstance(space, Categorical):
         return value in space.choices
-    return _is_number(value) and space.lower <= value <= space.upper
+    whole = isinstance(value, int) or not isinstance(space, Int)
+    return _is_number(value) and whole and space.lower <= value <= space.upper
 
 
 def nearest(value: Any, space: Space) -> Any:
@@ -28,7 +29,8 @@ def nearest(value: Any, space: Space) -> Any:
     if inside(value, space):
         return value
     if not isinstance(space, Categorical):
-        return min(max(value, space.lower), space.upper) if _is_number(value) else space.lower
+        within = min(max(value, space.lower), space.upper) if _is_number(value) else space.lower
+        return round(within) if isinstance(space, Int) else within
     numbers = [choice for choice in space.choices if _is_number(choice)]
     if numbers and _is_number(value):
         return min(numbers, key=lambda number: abs(number - value))
@@ -51,34 +53,36 @@ def completed(config: RunConfig, spaces: Mapping[str, Space]) -> RunConfig:
 
 def drawn(config: RunConfig, spaces: Mapping[str, Space], suggest: Callable[[str, Space], Any]) -> RunConfig:
     """A configuration of the spaces; ``suggest(name, space)`` is asked where it has an effect."""
-    for name in sorted(spaces, key=lambda name: name not in DECIDING):
+    for name in sorted(spaces, key=lambda n: DECIDING.index(n) if n in DECIDING else len(DECIDING)):
         if name not in idle(config):
             config = config.replace(**{name: suggest(name, spaces[name])})
     config = completed(config, spaces)
     return config if spaces.keys().isdisjoint(DECIDING) else settled(config)
 
 
-def every(config: RunConfig, spaces: Mapping[str, Space]) -> Iterator[RunConfig]:
-    """All configurations that train different models; none at all where there is no end of them."""
-    if math.isinf(_combinations(spaces)):
-        return
-    seen = set()
-    for values in itertools.product(*map(_values, spaces.values())):
-        found = settled(completed(config.replace(**dict(zip(spaces, values, strict=True))), spaces))
-        if found not in seen:
-            seen.add(found)
-            yield found
+def every(config: RunConfig, spaces: Mapping[str, Space]) -> tuple[RunConfig, ...] | None:
+    """All configurations that train different models, ``settled``; None where there is no end of them."""
+    return _every(config, tuple(spaces.items()))
 
 
 def number_of(config: RunConfig, spaces: Mapping[str, Space]) -> float:
     """How many different models the spaces hold; inf where there is no end of them."""
-    return _number_of(config, tuple(spaces.items()))
+    found = every(config, spaces)
+    return math.inf if found is None else len(found)
 
 
-@lru_cache(maxsize=64)
-def _number_of(config: RunConfig, items: tuple[tuple[str, Space], ...]) -> float:
+@lru_cache(maxsize=16)
+def _every(config: RunConfig, items: tuple[tuple[str, Space], ...]) -> tuple[RunConfig, ...] | None:
     spaces = dict(items)
-    return math.inf if math.isinf(_combinations(spaces)) else sum(1 for _ in every(config, spaces))
+    if spaces.keys().isdisjoint(DECIDING):  # what is idle is so in every trial
+        spaces = {name: space for name, space in items if name not in idle(config)}
+    if math.isinf(_combinations(spaces)):
+        return None
+    found: dict[RunConfig, None] = {}  # a set that keeps the order
+    for values in itertools.product(*map(_values, spaces.values())):
+        new = completed(config.replace(**dict(zip(spaces, values, strict=True))), dict(items))
+        found.setdefault(settled(new))
+    return tuple(found)
 
 
 def _combinations(spaces: Mapping[str, Space]) -> float:

@@ -333,7 +333,7 @@ def _schedule(
     horizon = remaining if trials == 1 else min(searching, workers * searching / trials)
     rungs: tuple[float, ...] = (horizon,)
     if trials > 1 and not epochs_fixed and may_pause(request):
-        found = looks(request, searching, workers, one, validation, numbers_of_looks(config, spaces))
+        found = looks(request, searching, workers, one, validation, numbers_of_looks(request, config, spaces))
         trials, rungs = found or plan_rungs(
             request, trials, most_trials(request, config, spaces), searching, workers, horizon, validation
         )

@@ -5,7 +5,6 @@ No configuration is tried twice, under whatever values of hyperparameters that h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.reads import idle, settled
-from semseg_automl.search.configurations import completed, drawn, every, moved_inside, number_of
+from semseg_automl.search.configurations import completed, drawn, every, moved_inside
 from semseg_automl.search.rungs import Chain
 from semseg_automl.search.space import Categorical, Int, Space
 from semseg_automl.search.study import (
@@ -105,18 +104,17 @@ def propose(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space])
         if settled(new) not in seen:
             study.enqueue_trial(trial.params)
             return True
-    rest = next((c for c in every(config, spaces) if c not in seen), None)
-    if rest is None and not math.isinf(number_of(config, spaces)):
-        return False
-    _enqueue(study, rest or new, spaces, {})
-    return True
+    known = every(config, spaces)
+    rest = [new] if known is None else [c for c in known if c not in seen]
+    if rest:
+        _enqueue(study, rest[0], spaces, {})
+    return bool(rest)
 
 
 def is_used_up(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> bool:
     """Whether every configuration of the spaces is in the study."""
-    most = number_of(config, spaces)
-    chains = chains_of(study.get_trials(deepcopy=False))
-    return len(chains) >= most and len(tried(study, config, spaces)) >= most
+    found = every(config, spaces)
+    return found is not None and tried(study, config, spaces).issuperset(found)
 
 
 def tried(study: optuna.Study, config: RunConfig, spaces: Mapping[str, Space]) -> set[RunConfig]:

@@ -16,7 +16,8 @@ __all__ = ["Categorical", "Int", "Real", "Space"]
 def plain(value: Any) -> Any:
     """A value of Python's own types; lists, and what is in them, become tuples."""
     if _is_numpys(value):
-        return plain(value.tolist())
+        python = value.tolist()
+        return float(python) if _is_numpys(python) else plain(python)  # a long double stays one
     return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
 
 

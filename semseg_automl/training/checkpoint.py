@@ -25,6 +25,7 @@ from semseg_automl.artifacts.layout import replace_file
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.errors import ArtifactError, ConfigError
 from semseg_automl.core.log import get_logger
+from semseg_automl.core.reads import settled
 from semseg_automl.training.job import ModelState, TrainJob, TrainResult
 from semseg_automl.training.optim import optimizer_tensors
 from semseg_automl.training.validate import Validation
@@ -244,7 +245,8 @@ def _assembled(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Checkpo
 def find_checkpoint(job: TrainJob) -> Checkpoint | None:
     """The state that a job's run has reached on disk; None where it starts from nothing.
 
-    Gradient checkpointing may differ: it changes no tensor, and is turned on where memory has run out.
+    Gradient checkpointing may differ: it changes no tensor, and is turned on where memory has run out. So may
+    what has no effect.
 
     Raises
     ------
@@ -254,7 +256,8 @@ def find_checkpoint(job: TrainJob) -> Checkpoint | None:
     state = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
     if state is None:
         return None
-    old, new = (dict(vars(c.adapter)) | dict(vars(c.model)) for c in (state.config, job.config))
+    both = settled(state.config), settled(job.config)
+    old, new = (dict(vars(c.adapter)) | dict(vars(c.model)) for c in both)
     names = old.keys() - {"gradient_checkpointing"}
     changed = [f"{name} ({old[name]} -> {new[name]})" for name in sorted(names) if old[name] != new[name]]
     if changed:

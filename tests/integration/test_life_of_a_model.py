@@ -294,6 +294,17 @@ def test_init_from_keeps_the_classes_that_the_new_table_lacks(
         np.testing.assert_allclose(a, b[:3] / b[:3].sum(0), atol=0.02)
 
 
+def test_a_fit_from_a_model_is_gone_on_with_by_itself(
+    multiclass: SemanticSegmentor, binary_textures: pd.DataFrame, tmp_path: Path
+) -> None:
+    """The model in the folder knows the classes; ``resume=True`` needs no ``init_from``."""
+    first = tiny(tmp_path / "m").fit(binary_textures, init_from=multiclass.path_, **NO_SEARCH)
+    assert first.class_values_ == [0, 1, 2]
+    for _ in range(2):
+        again = tiny(tmp_path / "m").fit(binary_textures, resume=True, **NO_SEARCH)
+        assert again.class_values_ == [0, 1, 2]
+
+
 def test_classes_that_init_from_drops_are_named(
     multiclass: SemanticSegmentor,
     binary_textures: pd.DataFrame,

@@ -208,6 +208,8 @@ def test_values_that_do_not_go_together() -> None:
         resolve(hyperparameters={"routing": ["dense", "compat"], "qkv": "separate"})
     with pytest.raises(ConfigError, match="scales must be num_experts"):
         resolve(hyperparameters={"scales": [1, 2], "num_experts": 4})
+    with pytest.raises(ConfigError, match=r"come to scales=\(1, 2\), which can't be: scales must be"):
+        resolve(hyperparameters={"scales": [[1, 2], [1, 2, 4, 8]], "num_experts": 4})
     with pytest.raises(ConfigError, match=r"come to num_experts=2, which can't be: top_k must lie in 1"):
         resolve(hyperparameters={"routing": "learned", "num_experts": [2, 8], "top_k": 4})
     with pytest.raises(ConfigError, match=r"adapter='adapter', which can't be.* at q, v"):
@@ -249,7 +251,11 @@ def test_the_search_begins_inside_of_its_space() -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    given = {"rank": np.int64(4), "learning_rate": np.float32(0.5), "image_size": np.array([64, 96])}
+    given = {
+        "rank": np.int64(4),
+        "learning_rate": np.float32(0.5),
+        "alpha": np.longdouble(8),
+    }
     config = resolve(hyperparameters={**given, "num_experts": np.arange(2, 5)}).config
     assert (config.adapter.rank, config.optim.learning_rate) == (4, 0.5)
     assert type(config.adapter.rank) is int and type(config.optim.learning_rate) is float

@@ -24,6 +24,7 @@ METHODS = Categorical("conv_lora", "adapter", "lora", "decoder_only")
     [
         (8, Int(2, 32), 8),
         (8, Int(10, 32), 10),
+        (1 / 3, Int(0, 1), 0),
         (1e-3, Real(1e-5, 1e-4), 1e-4),
         (1e-3, Categorical(1e-5, 1e-2), 1e-5),
         (8, Categorical(2, 10, 16), 10),
@@ -40,7 +41,7 @@ def test_the_nearest_value_of_a_space(value: Any, space: Space, found: Any) -> N
 def test_experts_follow_scales_that_are_searched() -> None:
     spaces = {"scales": Categorical((1, 2), (1, 2, 4))}
     assert moved_inside(CONFIG, spaces).adapter.num_experts == 2
-    assert [c.adapter.num_experts for c in every(CONFIG, spaces)] == [2, 3]
+    assert [c.adapter.num_experts for c in every(CONFIG, spaces) or ()] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -54,11 +55,15 @@ def test_experts_follow_scales_that_are_searched() -> None:
         ({"head": Categorical("semantic", "mask_classification"), "num_queries": Categorical(4, 8)}, 3),
         ({"image_size": Int(32, 4096), "crop_size": Categorical(32, 64)}, math.inf),  # too many to list
         ({"class_crops": Categorical(0.1, 0.9)}, 1),  # whole pictures
+        ({"small_scale": Real(0.3, 0.9)}, 1),  # without a share of smaller ones
+        ({"class_crops": Real(0.1, 0.9), "rank": Int(2, 3)}, 2),
+        ({"small_share": Categorical(0.0, 0.5), "small_scale": Real(0.3, 0.9)}, math.inf),
     ],
 )
 def test_how_many_models_a_space_holds(spaces: dict[str, Space], number: float) -> None:
     assert number_of(CONFIG, spaces) == number
-    assert len(list(every(CONFIG, spaces))) == (0 if math.isinf(number) else number)
+    found = every(CONFIG, spaces)
+    assert (math.inf if found is None else len(found)) == number
 
 
 def test_what_has_no_effect_is_at_its_default() -> None:
@@ -83,7 +88,8 @@ def searched(spaces: dict[str, Space], number: int, *, config: RunConfig = CONFI
             if not (enqueue_from_portfolio(study, config, spaces) or propose(study, config, spaces)):
                 assert is_used_up(study, config, spaces)
                 break
-            assert not is_used_up(study, config, spaces) or len(found) < number_of(config, spaces)
+            queued = len(tried(study, config, spaces))
+            assert is_used_up(study, config, spaces) == (queued == number_of(config, spaces))
     return found
 
 
@@ -127,6 +133,20 @@ def test_endless_spaces_are_never_used_up() -> None:
     spaces: dict[str, Space] = {"adapter": METHODS, "learning_rate": Real(1e-4, 1e-2, log=True)}
     found = searched(spaces, 12)
     assert len(set(found)) == 12
+
+
+def test_what_was_tried_of_other_ranges_uses_up_nothing() -> None:
+    """A search that is gone on with may have other ranges."""
+    with quiet_optuna():
+        study = open_study(TuneSettings(), 0, None, "test", paused=True)
+        for rank in (2, 3, 4):
+            study.enqueue_trial({"rank": rank})
+            tell(study, ask(study, CONFIG, {"rank": Int(2, 4)})[0], 0.1)
+        assert is_used_up(study, CONFIG, {"rank": Int(2, 4)}) and is_used_up(
+            study, CONFIG, {"rank": Int(2, 3)}
+        )
+        moved: dict[str, Space] = {"rank": Int(4, 6)}
+        assert not is_used_up(study, CONFIG, moved) and propose(study, CONFIG, moved)
 
 
 def test_a_queued_configuration_counts_as_tried() -> None:
