@@ -8,7 +8,7 @@ from typing import Any
 
 from semseg_automl.core.errors import ConfigError
 from semseg_automl.core.log import get_logger
-from semseg_automl.data.label_map import LabelMap, as_value
+from semseg_automl.data.label_map import IGNORE, LabelMap, as_value
 from semseg_automl.data.masks import LabelScan, Value
 
 _log = get_logger("data")
@@ -28,15 +28,16 @@ def grown(known: LabelMap, scan: LabelScan, ignore_index: Any, infer: Callable[[
     """
     asked = not isinstance(ignore_index, str)
     ignore = known.ignore if not asked else None if ignore_index is None else as_value(ignore_index)
-    if ignore in known.class_of:
+    if ignore is not None and known.class_of.get(ignore, IGNORE) != IGNORE:
         raise ConfigError(
             f"ignore_index={ignore_index!r} is a class of the saved model. Say with classes= which classes "
             "there are."
         )
+    known = replace(known, merged=tuple((value, k) for value, k in known.merged if value != ignore))
     values, of_black_and_white = set(scan.values) - {ignore}, set(scan.values) == {0, 255}
     if of_black_and_white and known.ignore == 255 and not asked:
         return infer()  # else no pixel of a thing would be left
-    if values and values <= set(known.class_of):
+    if values <= set(known.class_of) and any(known.class_of[v] != IGNORE for v in values):
         return _told(replace(known, ignore=ignore, palette=_palette(known, scan)), known, scan)
     found = infer()
     if known.problem_type == found.problem_type == "binary":

@@ -72,11 +72,7 @@ def prepare_tables(
     scan = scan_masks(samples.masks or (), index=list(samples.index))
     if classes is None and not isinstance(label, str) and y is None:
         classes = ["background", *label]  # a column for each class
-    infer = partial(
-        infer_label_map, scan, problem_type=problem_type, classes=classes, ignore_index=ignore_index
-    )
-    goes_on = known is not None and classes is None and problem_type in (None, known.problem_type)
-    label_map = grown(known, scan, ignore_index, infer) if known is not None and goes_on else infer()
+    label_map = _label_map(scan, problem_type, classes, ignore_index, known)
     _log_rare_classes(scan, label_map)
     found = presence(scan, label_map)
     labels = _groups(groups, train_data, len(samples))
@@ -103,6 +99,18 @@ def prepare_tables(
         _warn_of_near_duplicates(alike, train, val)
     scaling = infer_scaling(samples.images, headers=samples.headers)
     return Tables(train=train, val=val, label_map=label_map, scan=scan, scaling=scaling, variety=variety)
+
+
+def _label_map(
+    scan: LabelScan, problem_type: str | None, classes: Any, ignore_index: Any, known: LabelMap | None
+) -> LabelMap:
+    """What the masks hold, or a model that goes on knows."""
+    infer = partial(
+        infer_label_map, scan, problem_type=problem_type, classes=classes, ignore_index=ignore_index
+    )
+    if known is None or classes is not None or problem_type not in (None, known.problem_type):
+        return infer()
+    return grown(known, scan, ignore_index, infer)
 
 
 def _log_rare_classes(scan: LabelScan, label_map: LabelMap) -> None:

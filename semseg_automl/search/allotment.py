@@ -120,6 +120,7 @@ def plan_rungs(
 
 
 def why_no_search(request: FitRequest, config: RunConfig, spaces: dict[str, Space], remaining: float) -> str:
+    """Why there is one trial, in words."""
     if request.tune is None:
         return "search is off"
     if request.tune.num_trials == 1:

@@ -322,29 +322,27 @@ def _schedule(
     reasons: list[str],
 ) -> Plan:
     """Number of trials and steps, given the seconds that one training sample and one validation take."""
-    batch, most = config.optim.batch_size, config.optim.max_epochs * print_.n_train
     epochs_fixed = "max_epochs" in request.given | request.spaces.keys() or not math.isfinite(remaining)
     own = {k: v for k, v in default_space(config.adapter).items() if k not in request.given}
     spaces = dict(request.spaces) or own
     config = moved_inside(config, spaces) if request.tune is not None else config
+    batch, most = config.optim.batch_size, config.optim.max_epochs * print_.n_train
     searching = (1.0 - request.finish_share) * remaining
     one = sample * (most if epochs_fixed else SEARCH_SAMPLES)
     trials = number_of_trials(request, config, spaces, workers * searching, one)
     horizon = remaining if trials == 1 else min(searching, workers * searching / trials)
     rungs: tuple[float, ...] = (horizon,)
     if trials > 1 and not epochs_fixed and may_pause(request):
-        found = looks(request, searching, workers, one, validation, numbers_of_looks(request, config, spaces))
-        trials, rungs = found or plan_rungs(
-            request, trials, most_trials(request, config, spaces), searching, workers, horizon, validation
-        )
-        horizon = rungs[-1]
+        numbers, models = numbers_of_looks(request, config, spaces), most_trials(request, config, spaces)
+        found = looks(request, searching, workers, one, validation, numbers)
+        found = found or plan_rungs(request, trials, models, searching, workers, horizon, validation)
+        (trials, rungs), horizon = found, found[1][-1]
     workers = min(workers, trials)
     reasons += _in_words(request, config, spaces, remaining, trials, workers)
     if len(rungs) > 1:
         config = _paused(config, rungs, reasons)
     max_steps = math.ceil(most / batch) if epochs_fixed else MAX_STEPS
-    samples = min(max_steps * batch, _TRAINING_SHARE * horizon / max(sample, 1e-6))
-    epochs = samples / print_.n_train
+    epochs = min(max_steps * batch, _TRAINING_SHARE * horizon / max(sample, 1e-6)) / print_.n_train
     if "augment" not in request.given and epochs < LIGHT_EPOCHS:
         config, words = _few_epochs(config, print_, epochs)
         reasons.append(words)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semseg_automl.core.errors import ConfigError
+from semseg_automl.core.errors import ConfigError, DataError
 from semseg_automl.data.known_labels import grown
-from semseg_automl.data.label_map import LabelMap
+from semseg_automl.data.label_map import IGNORE, LabelMap
 from semseg_automl.data.labels import infer_label_map
 from semseg_automl.data.masks import scan_masks
 from semseg_automl.inference.writer import to_png_image
@@ -72,6 +72,12 @@ def test_colours_and_integers_do_not_mix() -> None:
 def test_merged_values_stay_merged() -> None:
     known = LabelMap(problem_type="multiclass", names=("a", "b", "c"), values=(0, 1, 2), merged=((4, 1),))
     assert going_on(known, [0, 4, 6]).class_of == {0: 0, 1: 1, 2: 2, 6: 3, 4: 1}
+
+
+def test_masks_of_nothing_but_what_is_dropped_are_refused() -> None:
+    known = LabelMap(problem_type="multiclass", names=("a", "b"), values=(0, 1), merged=((4, IGNORE),))
+    with pytest.raises(DataError, match="ignored value"):
+        going_on(known, [4], ignore_index=4)
 
 
 def test_a_short_palette_cuts_no_values_off() -> None:
