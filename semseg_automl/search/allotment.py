@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from semseg_automl.core.config import RunConfig
-from semseg_automl.search.configurations import moved_inside, number_of
+from semseg_automl.search.configurations import librarys_own, number_of
 from semseg_automl.search.request import FitRequest
 from semseg_automl.search.rungs import ETA, MAX_CHAINS, MAX_RUNGS, chain_cost, rung_ends
 from semseg_automl.search.space import Categorical, Space
@@ -58,9 +58,7 @@ def numbers_of_looks(request: FitRequest, config: RunConfig, spaces: dict[str, S
     The default, the library's own values (if they differ) and each method that is a choice; or the first
     of them and one more.
     """
-    known_good = RunConfig().flat()
-    own = moved_inside(config.replace(**{name: known_good[name] for name in spaces}), spaces)
-    methods, first = spaces.get("adapter"), 1 if own == config else 2
+    methods, first = spaces.get("adapter"), 1 if librarys_own(config, spaces) == config else 2
     others = len(methods.choices) - 1 if isinstance(methods, Categorical) else 0
     most = most_trials(request, config, spaces)
     return tuple(int(min(most, first + more)) for more in (max(1, others), 1))

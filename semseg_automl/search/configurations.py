@@ -43,6 +43,12 @@ def moved_inside(config: RunConfig, spaces: Mapping[str, Space]) -> RunConfig:
     return completed(config.replace(**{name: nearest(flat[name], s) for name, s in spaces.items()}), spaces)
 
 
+def librarys_own(config: RunConfig, spaces: Mapping[str, Space]) -> RunConfig:
+    """``config`` with the library's own values of what is searched, as far as they lie in the spaces."""
+    known_good = RunConfig().flat()
+    return moved_inside(config.replace(**{name: known_good[name] for name in spaces}), spaces)
+
+
 def completed(config: RunConfig, spaces: Mapping[str, Space]) -> RunConfig:
     """With as many experts as there are scales, where those alone are searched."""
     scales = config.adapter.scales

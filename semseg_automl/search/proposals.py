@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from semseg_automl.core.config import RunConfig
 from semseg_automl.core.reads import idle, settled
-from semseg_automl.search.configurations import completed, drawn, every, moved_inside
+from semseg_automl.search.configurations import completed, drawn, every, librarys_own, moved_inside
 from semseg_automl.search.rungs import Chain
 from semseg_automl.search.space import Categorical, Int, Space
 from semseg_automl.search.study import (
@@ -64,8 +64,7 @@ def enqueue_from_portfolio(study: optuna.Study, config: RunConfig, spaces: Mappi
 
 def _portfolio(config: RunConfig, spaces: Mapping[str, Space]) -> list[RunConfig]:
     """The library's own values, with every method that may be chosen, then at other places."""
-    known_good = RunConfig().flat()
-    own = moved_inside(config.replace(**{name: known_good[name] for name in spaces}), spaces)
+    own = librarys_own(config, spaces)
     found, methods = [own], spaces.get("adapter")
     if isinstance(methods, Categorical):
         found += [own.replace(adapter=m) for m in methods.choices if m != own.adapter.adapter]
